@@ -1,0 +1,153 @@
+"""What a slot may reach: the room, the models in it, and what the room needs of the journal. Protocols only.
+
+The room that is handed out lives in `agents/room.py`. It never leads to a sealed problem.
+"""
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Protocol, TypeVar
+
+from ..evals.records import Attempt, Gold, Messages, Problem, State, Verdict
+from .records import Case, Cost, Example, Json
+from .rounds import Plan, PracticeReport
+
+T = TypeVar("T")
+
+
+class Model(Protocol):
+    """A member of the cast in one state; library, decoder and chat template already applied.
+
+    The blocking calls are for a plain `def` policy, which runs in a thread of its own; called on the event loop
+    they raise. An `async def` policy awaits the same under the name with an `a` before it.
+    """
+
+    @property
+    def state(self) -> State: ...
+
+    def ask(self, prompt: str | Messages, *, prefix: str = "", sample: int | None = None, fresh: bool = False) -> str:
+        """Put one prompt to the model, get its reply. Journalled; asked again in a later round, it is not paid again.
+
+        Args:
+            prefix: Beginning of the reply, given; the returned text continues it.
+            sample: Which of several answers to the same prompt; `None`: the next one that this case has not had.
+            fresh: Ask anew even if an earlier round has the answer.
+
+        Returns:
+            The reply; empty if the model has nothing to say (the scripted teacher abstains so).
+        """
+        ...
+
+    def fill(self, prompt: str | Messages, schema: type[T], *, sample: int | None = None) -> T:
+        """The reply as a record of type `schema`.
+
+        Raises:
+            ValueError: the reply does not fit the schema.
+        """
+        ...
+
+    def attempt(self, problem: Problem, *, context: str = "", prefix: str = "", sample: int | None = None) -> Attempt:
+        """Let the model work on a problem; `context` is appended to the last user turn, on a line of its own."""
+        ...
+
+    async def aask(
+        self, prompt: str | Messages, *, prefix: str = "", sample: int | None = None, fresh: bool = False
+    ) -> str: ...
+    async def afill(self, prompt: str | Messages, schema: type[T], *, sample: int | None = None) -> T: ...
+    async def aattempt(
+        self, problem: Problem, *, context: str = "", prefix: str = "", sample: int | None = None
+    ) -> Attempt: ...
+
+
+class Room(Protocol):
+    """All that a slot may reach. No sealed problem, ever."""
+
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def rng(self) -> Random:
+        """Seeded by run, round, slot and item: the same on every resume."""
+        ...
+
+    @property
+    def history(self) -> Sequence[PracticeReport]:
+        """The practice side of the rounds before this one, oldest first."""
+        ...
+
+    @property
+    def practice(self) -> Sequence[Problem]: ...
+    @property
+    def cases(self) -> Sequence[Case]:
+        """The whole round, taught or not."""
+        ...
+
+    @property
+    def cast(self) -> Mapping[str, Model]:
+        """Every member of the cast by name: teacher, student, judge ..."""
+        ...
+
+    @property
+    def learner(self) -> Model:
+        """Who attempts and is trained in this stage."""
+        ...
+
+    @property
+    def teacher(self) -> Model: ...
+
+    def retry(self, what: Problem | Case, *, context: str = "", prefix: str = "", who: str = "") -> Case:
+        """Let the learner (or the member `who`) try again with `context` in view; graded.
+
+        From the third graded try on (for choice and boolean problems the second) the grades have leaked the answer:
+        the case comes back with `gold_seen`.
+        """
+        ...
+
+    async def aretry(self, what: Problem | Case, *, context: str = "", prefix: str = "", who: str = "") -> Case: ...
+
+    def grade(self, what: Problem | Case, text: str) -> Verdict:
+        """Grade a text as an answer to a practice problem. Counted like a try of `retry`."""
+        ...
+
+    def gold(self, what: Problem | Case) -> Gold:
+        """The truth about a practice problem. Marks what this policy writes from here on as `gold_seen`."""
+        ...
+
+    def sealed(self, problem: Problem) -> str:
+        """Name of the sealed pool that holds a problem of this content; empty if none. For who writes problems."""
+        ...
+
+    def note(self, key: str, value: Json) -> None:
+        """Read later as `history[-1].notes[key]`."""
+        ...
+
+
+class Trainer(Room, Protocol):
+    """The room of the `update` slot: it can train."""
+
+    def train(self, examples: Sequence[Example], loss: str, *, start: State, reference: State | None = None) -> State:
+        """One durable training of the learner: from `start`, on `examples` in their order.
+
+        Args:
+            loss: `sft` or `dpo`.
+            reference: For `dpo`, the state whose log-probabilities the loss compares with.
+        """
+        ...
+
+
+class Ledger(Protocol):
+    """What the room needs of the journal."""
+
+    def recall(self, key: str) -> str | None:
+        """The recorded reply to the ask with this key, in this step or an earlier one."""
+        ...
+
+    def asking(self, step: str, asks: Mapping[str, str]) -> None:
+        """Record, durably, that these asks (key -> request as JSON) are about to be made."""
+        ...
+
+    def answered(self, step: str, replies: Mapping[str, str], cost: Cost) -> None:
+        """Record, durably, their replies (key -> reply as JSON)."""
+        ...
+
+    def spent(self, prefix: str = "") -> Cost:
+        """What the asks of all steps whose name begins so have cost."""
+        ...

@@ -1,0 +1,208 @@
+"""The schedule as data: `Rounds` says it, `Plan` is one round of it, `RoundReport` is what came out.
+
+`next_round` is pure: from the method and the reports so far it makes the next plan, or `None` when there is none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..evals.records import State
+from ..evals.rows import Rows
+from ..evals.statistics import Interval, Transitions
+from .records import Cost, Json, Marked
+
+Origin = str
+Start = Literal["previous", "base", "best"] | str
+Reference = Literal["sft", "start", "base"] | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a run may spend. `None`: no limit. A spent budget leaves the round open; a larger one finishes it."""
+
+    teacher_tokens: int | None = None
+    """In and out, scoring included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """How often, on how much, from where. Every choice that the published scripts leave implicit."""
+
+    times: int = 5
+    ask: int | None = None
+    """Practice problems put to the learner in a round; `None`: all of them."""
+    rows: int = 500
+    """Examples trained on in every round: fewer errors must not mean smaller rounds (they do damage)."""
+    fill: Mapping[str, float] = field(default_factory=lambda: {"earlier": 0.5, "own": 0.5})
+    """With what the round is filled up to `rows`, by share: `earlier` lessons and `own` right answers."""
+    new: float = 0.6
+    """At most this share of `rows` is new lessons; the rest is rehearsal, or the new undoes the old."""
+    start: Start = "previous"
+    """Where training starts: `previous` (what serves now), `base`, `best` (of the quiz), or a round's number."""
+    reference: Reference = "sft"
+    """What DPO compares with: `sft` (what this round's SFT left), `start`, `base`, or a round's number."""
+    decay: float = 1.0
+    """Factor on the learning rates from round to round."""
+    patience: int | None = None
+    """Stop after this many rolled-back rounds in a row; `None`: never."""
+    gate: float | None = 0.05
+    """Level of the one-sided exact McNemar test on the quiz below which a round is rolled back; `None`: never."""
+    settings: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    """Fields of the libraries under their own names: `sft` (SFTConfig), `dpo` (DPOConfig), `lora` (LoraConfig)."""
+
+    def __post_init__(self) -> None:
+        if self.times < 0:
+            raise ValueError(f"`times` must not be negative, got {self.times}")
+        if self.rows < 1:
+            raise ValueError(f"`rows` must be at least 1, got {self.rows}")
+        if not 0 < self.new <= 1:
+            raise ValueError(f"`new` is a share above 0 and at most 1, got {self.new}")
+        if unknown := set(self.fill) - {"earlier", "own"}:
+            raise ValueError(f"`fill` takes `earlier` and `own`, got {sorted(unknown)}")
+
+    def words(self) -> str:
+        """The schedule in words, for `tutorloop plan`."""
+        asked = "every practice problem" if self.ask is None else f"{self.ask} practice problems"
+        fill = " and ".join(f"{share:.0%} {name}" for name, share in self.fill.items())
+        gate = "never rolled back" if self.gate is None else f"rolled back on a significant drop (p < {self.gate:g})"
+        start = f"round {self.start}" if self.start.isdigit() else f"the {self.start} state"
+        return (
+            f"{self.times} rounds. Each asks {asked}, trains on {self.rows} examples (at most {self.new:.0%} new "
+            f"lessons, the rest {fill}), starts from {start}, DPO compares with `{self.reference}`; "
+            f"learning rates x {self.decay:g} a round; {gate}."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One round, resolved."""
+
+    stage: int
+    number: int
+    """From 1, over all stages."""
+    in_stage: int
+    """From 1, within the stage."""
+    learner: str
+    start: State
+    serving: Mapping[str, State]
+    """What each member of the cast serves while this round is prepared."""
+    reference: State | None
+    """`None`: what this round's SFT leaves."""
+    rounds: Rounds
+    budget: Budget
+    seed: int
+
+    def key(self, verb: str) -> str:
+        """Name of a step of this round, e.g. `3/teach`."""
+        return f"{self.number}/{verb}"
+
+    @property
+    def rate(self) -> float:
+        """Factor on the learning rates: `decay ** (in_stage - 1)`."""
+        return self.rounds.decay ** (self.in_stage - 1)
+
+    def serves(self, state: State) -> dict[str, State]:
+        """The cast with `state` in the learner's place."""
+        return {**self.serving, self.learner: state}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A sat pool. Every accuracy carries its n, interval and unreadable share."""
+
+    pool: str
+    state: str
+    """Digest of the student's state."""
+    n: int
+    right: int
+    truncated: int
+    unparsed: int
+    skills: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Right and n by skill, where the gold knows it."""
+    rows: Rows[Marked] = field(repr=False)
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.n if self.n else 0.0
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson, 95 %."""
+        from ..evals.statistics import wilson
+
+        return wilson(self.right, self.n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """That the serving engine answers with the state that the trainer left (design of `agents/publish.py`)."""
+
+    status: Literal["published", "effect below noise", "unchanged"]
+    state: State
+    noise: float = 0.0
+    """Largest difference between trainer's and engine's log-probabilities of a canary's tokens, in nats."""
+    effect: float = 0.0
+    """Largest change of the trainer's own log-probabilities by the update, in nats."""
+    canaries: str = ""
+    """File of the canaries and the trainer's readings, relative to the run folder: a restarted replica proves by it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundReport:
+    """What a round did. Round 0 is the cast before any teaching."""
+
+    number: int
+    stage: int = 0
+    quiz: Sheet
+    candidate: State
+    """What the update left, kept or not."""
+    serving: Mapping[str, State]
+    """What each member of the cast serves from here on."""
+    kept: bool = True
+    why: str = "before teaching"
+    p_drop: float | None = None
+    """One-sided exact McNemar p of a drop against the best kept so far."""
+    smallest_drop: float | None = None
+    """The smallest drop in accuracy that the gate could have seen."""
+    transitions: Transitions | None = None
+    """Of the quiz, against the state that served before."""
+    proof: Proof | None = None
+    cases: int = 0
+    """Cases that the teacher saw."""
+    lessons: int = 0
+    accepted: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    """Why lessons were not accepted, and how many."""
+    failures: int = 0
+    examples: int = 0
+    origins: Mapping[str, int] = field(default_factory=dict)
+    """Examples by where they came from."""
+    cost: Cost = field(default_factory=Cost)
+    notes: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def practice(self) -> "PracticeReport":
+        return PracticeReport(
+            number=self.number,
+            kept=self.kept,
+            cases=self.cases,
+            lessons=self.lessons,
+            accepted=self.accepted,
+            notes=self.notes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PracticeReport:
+    """The side of a round that a policy may read: nothing of quiz or exam."""
+
+    number: int
+    kept: bool
+    cases: int
+    lessons: int
+    accepted: int
+    notes: Mapping[str, Json]
+
+
+Reports = Sequence[RoundReport]
