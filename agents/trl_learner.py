@@ -1,0 +1,373 @@
+"""Trains one member with TRL: LoRA by `SFTTrainer`, then by `DPOTrainer`.
+
+Every training loads fresh model objects, takes its rows in the order given, and writes an adapter that another process
+would write byte for byte (one thread, same kind of machine). The reference of DPO is set by us, never left to TRL,
+which takes it from how the adapter is handed over. Any field of `SFTConfig`, `DPOConfig` or `LoraConfig` may be set
+under its own name; what differs from the library's default is written below with its reason.
+
+Not covered: several devices, checkpoints within a training (one that is interrupted is run again), packing.
+"""
+
+import gc
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from .base import Base, known, logprobs, read  # first: it turns the libraries' telemetry off
+from .roles import Canary, Hello, Job, Readings, RoleSpec, Trained
+
+# isort: split
+import torch
+import transformers
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
+from trl.trainer.utils import disable_dropout_in_model
+
+from ..evals.records import State
+from ..evals.rows import sync_folder
+from ..policies.records import Example, Json
+from .weights import ADAPTER_CONFIG, adapter_digest
+
+LORA: Mapping[str, Json] = {
+    "r": 32,
+    "lora_alpha": 64,  # twice the rank: the tensors then count as much as in the paper's r = alpha / 2
+    "target_modules": "all-linear",
+    "task_type": "CAUSAL_LM",
+}
+
+COMMON: Mapping[str, Json] = {
+    "per_device_train_batch_size": 32,
+    "train_sampling_strategy": "sequential",  # the job gives the order
+    "warmup_steps": 0,  # counted in steps, it eats a short pass whole; see `_warmup`
+    "weight_decay": 0.0,
+    "lr_scheduler_type": "cosine",
+    "max_length": None,  # cutting a row cuts its stop token; longer rows are dropped and counted instead
+    "gradient_checkpointing": False,  # TRL's default is True: 20 % slower, for memory that a LoRA seldom needs
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "logging_steps": 1,
+    "logging_nan_inf_filter": False,  # a diverged training must show
+    "include_num_input_tokens_seen": "non_padding",
+}
+SFT: Mapping[str, Json] = {**COMMON, "learning_rate": 1e-3, "num_train_epochs": 2}  # TRL: 2e-5, for full weights
+DPO: Mapping[str, Json] = {
+    **COMMON,
+    "learning_rate": 5e-5,
+    "num_train_epochs": 1,
+    "beta": 0.1,
+}  # a tenth of SFT's harms
+
+OURS = {
+    "output_dir": "the run folder decides it",
+    "seed": "it is the job's",
+    "data_seed": "it is the job's",
+    "use_cpu": "set `gpus` of the learner",
+    "resume_from_checkpoint": "a training that was interrupted is run again",
+    "precompute_ref_log_probs": "the reference is set after the trainer is built",
+    "sync_ref_model": "a reference is a named state",
+    "push_to_hub": "nothing leaves the run folder",
+    "packing": "rows would share a sequence on engines without FlashAttention",
+    "padding_free": "it needs FlashAttention",
+}
+"""Settings that a job may not change, and why."""
+
+SERVED = {
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "init_lora_weights", "bias", "task_type"),
+}
+"""Fields of `LoraConfig` that every engine can serve. vLLM refuses the others, e.g. `modules_to_save` and DoRA."""
+
+SAMPLED = 32
+"""Pairs whose log-probabilities are read before and after a DPO."""
+
+
+class TrlLearner:
+    """Implements `Learner`."""
+
+    def __init__(self, spec: RoleSpec) -> None:
+        self.base = Base(spec)
+        self._hello = Hello(incarnation=uuid4().hex, pid=os.getpid(), base=self.base.state)
+        self._trained: tuple[str, Any] = ("", None)  # digest and model object of the last training
+
+    def hello(self) -> Hello:
+        return self._hello
+
+    def read(self, state: State, canaries: Sequence[Canary]) -> Readings:
+        digest, model = self._trained
+        if digest != state.digest:
+            model = self._load(state)
+        return read(model, self.base.chat, canaries)
+
+    def train(self, job: Job) -> Trained:
+        self._trained = ("", None)
+        rows = Rows(self.base.chat, job)
+        args = self._arguments(job, rows)
+        transformers.set_seed(job.seed)
+        model = self._trainable(job)
+        sample = rows.sample()
+        before = [[sum(logprobs(model, *pair)) for pair in pairs] for pairs in sample]
+        with tempfile.TemporaryDirectory() as scratch:
+            args["output_dir"] = scratch
+            trainer = self.trainer(job, rows, args, model)
+            trainer.train()
+        model.eval()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        if not all(map(math.isfinite, losses)):
+            raise FloatingPointError(
+                f"the training of {job.name} diverged: its loss became {losses[-1]} within {len(losses)} steps. Lower "
+                f"`learning_rate` (it was {args['learning_rate']:g})."
+            )
+        after = [[sum(logprobs(model, *pair)) for pair in pairs] for pairs in sample]
+        notes: dict[str, Json] = {
+            "rows": len(rows),
+            "dropped_rows": rows.dropped,
+            "warmup_steps": args["warmup_steps"],
+            "learning_rate": args["learning_rate"],
+        }
+        for kind, b, a in zip(("chosen", "rejected"), before, after, strict=False):
+            notes[f"logp_{kind}_change"] = sum(y - x for x, y in zip(b, a, strict=True)) / len(b)
+        state = self._save(job, model)
+        self._trained = (state.digest, model)
+        steps, tokens = trainer.state.global_step, int(trainer.state.num_input_tokens_seen)
+        del trainer
+        gc.collect()
+        return Trained(state=state, first_loss=losses[0], last_loss=losses[-1], steps=steps, tokens=tokens, notes=notes)
+
+    def trainer(self, job: Job, rows: "Rows", args: dict[str, Any], model: Any) -> Any:
+        """The trainer of the job, built and ready."""
+        kind: Any = PairsDPO if job.loss == "dpo" else WeightedSFT if rows.weighted else SFTTrainer
+        config: Any = DPOConfig(**args) if job.loss == "dpo" else SFTConfig(**args)
+        trainer = kind(
+            model=model,
+            args=config,
+            data_collator=WeightedCollator(pad_token_id=self.base.chat.pad) if rows.weighted else None,
+            train_dataset=rows.dataset,
+            processing_class=self.base.chat.tokenizer,
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        if job.reference is not None:
+            self._refer(trainer, job.reference, config.disable_dropout)
+        return trainer
+
+    def _refer(self, trainer: Any, reference: State, disable_dropout: bool) -> None:
+        """Make `reference` what the loss compares with.
+
+        TRL has just copied what was handed in to an adapter `ref`. Without one it disables the adapters: the base.
+        """
+        model = trainer.model
+        model.delete_adapter("ref")
+        if reference.weights:
+            model.load_adapter(self._folder(reference), adapter_name="ref", is_trainable=False)
+            if disable_dropout:
+                disable_dropout_in_model(model)  # TRL did so for its own
+        model.set_adapter("default")
+
+    def _arguments(self, job: Job, rows: "Rows") -> dict[str, Any]:
+        """Fields of the trainer's config: our defaults, then the job's settings."""
+        kind, ours = (SFTConfig, SFT) if job.loss == "sft" else (DPOConfig, DPO)
+        known(job.settings, {f.name for f in fields(kind) if f.init}, f"field of `{kind.__name__}`")
+        for name in job.settings:
+            if name in OURS:
+                raise ValueError(f"`{name}` cannot be set: {OURS[name]}.")
+        args: dict[str, Any] = {
+            **ours,
+            "bf16": bool(self.base.spec.gpus) and self.base.dtype == torch.bfloat16,  # TRL: True even on a CPU
+            **job.settings,
+            "seed": job.seed,
+            "data_seed": job.seed,
+            "use_cpu": not self.base.spec.gpus,
+        }
+        args["learning_rate"] *= job.rate
+        args["warmup_steps"] = _warmup(args, len(rows))
+        return args
+
+    def _trainable(self, job: Job) -> Any:
+        """A fresh model object with a trainable adapter `default` (TRL knows no other name)."""
+        wanted: dict[str, Any] = {**LORA, **job.lora}
+        known(job.lora, {f.name for f in fields(LoraConfig) if f.init}, "field of `LoraConfig`")
+        unserved = sorted(set(job.lora) - SERVED)
+        if wanted.get("bias", "none") != "none":
+            unserved.append("bias")
+        if wanted.get("init_lora_weights", True) not in (True, "gaussian", "orthogonal"):
+            unserved.append("init_lora_weights")
+        if unserved:
+            raise ValueError(
+                f"an adapter trained with `{unserved[0]}` cannot be served by every engine: it changes more than the "
+                f"two matrices beside a linear layer. Leave it out; what may be set is {', '.join(sorted(SERVED))}."
+            )
+        if not job.start.weights:
+            self._same(job.start)
+            return get_peft_model(self.base.load(), LoraConfig(**wanted))
+        model = self._load(job.start, trainable=True)
+        here = model.peft_config["default"]
+        for name, value in job.lora.items():
+            if name not in ("target_modules", "init_lora_weights") and getattr(here, name) != value:
+                raise ValueError(
+                    f"{job.start.name} was trained with `{name}` {getattr(here, name)!r}; the job says {value!r}. "
+                    "An adapter keeps its shape: start from the base to change it."
+                )
+        return model
+
+    def _load(self, state: State, trainable: bool = False) -> Any:
+        """A fresh model object in a state."""
+        self._same(state)
+        model = self.base.load()
+        if state.weights:
+            model = PeftModel.from_pretrained(model, self._folder(state), is_trainable=trainable)
+        return model.eval()
+
+    def _folder(self, state: State) -> Path:
+        self._same(state)
+        return self.base.weights(state)
+
+    def _same(self, state: State) -> None:
+        base = self.base.state.digest
+        here = adapter_digest(self.base.weights(state), base) if state.weights else base
+        if here != state.digest:
+            where = state.weights or self.base.folder
+            raise ValueError(f"{state.name} has digest {state.digest[:12]}, but what lies in {where} has {here[:12]}.")
+
+    def _save(self, job: Job, model: Any) -> State:
+        """Write the adapter whole or not at all."""
+        states = self.base.spec.root / "states"
+        part = states / f".{job.name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        model.save_pretrained(part, selected_adapters=["default"])
+        (part / "README.md").unlink(missing_ok=True)  # a model card about nothing
+        path = part / ADAPTER_CONFIG
+        config = json.loads(path.read_bytes())
+        for name, value in config.items():
+            if isinstance(value, list):
+                config[name] = sorted(value, key=str)  # PEFT writes sets in the order of this process's hash seed
+        config["base_model_name_or_path"] = None  # a path of this machine
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        digest = adapter_digest(part, self.base.state.digest)
+        name = f"{job.name}-{digest[:8]}"
+        state = State(member=job.start.member, name=name, digest=digest, weights=f"states/{name}")
+        target = states / name
+        if target.exists():  # this training was run before, and the run was interrupted before it was noted
+            shutil.rmtree(part)
+            self._same(state)
+            return state
+        for file in part.iterdir():
+            with file.open("rb") as f:
+                os.fsync(f.fileno())
+        sync_folder(part)
+        part.rename(target)
+        sync_folder(states)
+        return state
+
+
+class Rows:
+    """The examples of a job as token ids, in the form that TRL's collators take."""
+
+    def __init__(self, chat: Any, job: Job) -> None:
+        self.loss, self.dropped, self.weighted = job.loss, 0, False
+        limit: Any = job.settings.get("max_length") or math.inf
+        rows: list[dict[str, list[Any]]] = []
+        for example in job.examples:
+            if job.loss == "dpo" and not example.rejected:
+                continue
+            row = self._sft(chat, example) if job.loss == "sft" else self._dpo(chat, example)
+            if max(sum(len(row[key]) for key in keys) for keys in LENGTHS[job.loss]) > limit:
+                self.dropped += 1
+            else:
+                rows.append(row)
+        if not rows:
+            what = "no example" if job.loss == "sft" else "no example with a rejected answer"
+            dropped = f" ({self.dropped} were longer than `max_length`)" if self.dropped else ""
+            raise ValueError(f"{job.name}: there is {what} to learn from{dropped}.")
+        if job.loss == "sft" and not self.weighted:
+            for row in rows:
+                del row["weights"]
+        self.dataset = Dataset.from_list(rows)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def sample(self) -> list[list[tuple[list[int], list[int]]]]:
+        """Some pairs, spread over the rows: (prompt, chosen) and (prompt, rejected). Empty for SFT."""
+        if self.loss == "sft":
+            return []
+        some: Any = self.dataset.select(range(0, len(self), -(-len(self) // SAMPLED)))
+        return [[(r["prompt_ids"], r[f"{kind}_ids"]) for r in some] for kind in ("chosen", "rejected")]
+
+    def _sft(self, chat: Any, example: Example) -> dict[str, list[Any]]:
+        prompt, reply = chat.pair(example.prompt, example.completion)
+        if example.weight != 1 or example.spans:
+            self.weighted = True
+        weights = [example.weight * w for w in chat.weigh(example.prompt, example.completion, example.spans)]
+        nothing = [-100] * len(prompt)
+        return {"input_ids": prompt + reply, "labels": nothing + reply, "weights": [0.0] * len(prompt) + weights}
+
+    def _dpo(self, chat: Any, example: Example) -> dict[str, list[Any]]:
+        if example.weight != 1 or example.spans:
+            raise ValueError(
+                f"example {example.id!r} has a weight or spans, and DPO compares whole answers: TRL has no place for "
+                "them. Train it with SFT, or leave them at their defaults."
+            )
+        prompt, chosen = chat.pair(example.prompt, example.completion)
+        _, rejected = chat.pair(example.prompt, example.rejected)
+        return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+
+
+LENGTHS = {"sft": (("input_ids",),), "dpo": (("prompt_ids", "chosen_ids"), ("prompt_ids", "rejected_ids"))}
+
+
+class PairsDPO(DPOTrainer):  # type: ignore[misc]
+    """TRL's, with rows that are token ids already: those that the server would write, up to the stop token."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+
+class WeightedSFT(SFTTrainer):  # type: ignore[misc]
+    """The sum over tokens of weight times loss, over the number of supervised tokens: with weights of 1, TRL's own."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs["args"].remove_unused_columns = False  # they hold the weights
+        super().__init__(**kwargs)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        weights = inputs.pop("weights")
+        out = model(**inputs, use_cache=False, fused_lm_head=True)
+        count = out.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        return -(out.log_probs * weights[:, 1:]).sum() / count
+
+
+class WeightedCollator(DataCollatorForLanguageModeling):  # type: ignore[misc]
+    """Adds the weights, padded with 0."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = super().torch_call(examples)
+        batch["weights"] = torch.zeros(batch["input_ids"].shape)
+        for i, example in enumerate(examples):
+            batch["weights"][i, : len(example["weights"])] = torch.tensor(example["weights"])
+        return batch
+
+
+def _warmup(args: Mapping[str, Any], rows: int) -> int:
+    """Steps of warm-up: a share of the training, or a number of steps, at most half of them.
+
+    TRL's own count is of steps alone: five of them make a pass of two steps learn next to nothing.
+    """
+    per_step = args["per_device_train_batch_size"] * args.get("gradient_accumulation_steps", 1)
+    steps = args.get("max_steps", -1)
+    if steps < 0:
+        steps = math.ceil(math.ceil(rows / per_step) * args["num_train_epochs"])
+    wanted = args["warmup_steps"]
+    return int(wanted * steps) if wanted < 1 else min(int(wanted), steps // 2)
