@@ -1,0 +1,340 @@
+"""What counts as a right answer, on what students write and on what they write to break a grader."""
+
+import json
+import os
+import time
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from tutorloop.evals.graders import Grader, final_answer, grade, number, read_number, strict_number
+from tutorloop.evals.records import Attempt, Finish, Gold, Kind, Problem, user
+
+
+def ask(
+    said: str, gold: str, *, kind: Kind = "number", by: Grader = grade, question: str = "?", finish: Finish = "stop"
+) -> str:
+    return by(
+        Problem(id="a", messages=user(question), kind=kind),
+        Gold(problem="a", answer=gold),
+        Attempt(problem="a", text=said, finish=finish, state=""),
+    ).label
+
+
+RIGHT_NUMBERS = [
+    ("2-8 put 4, borrow\n=324", "324"),
+    ("= -5", "-5"),
+    ("#### 42", "42"),
+    ("####42", "42"),
+    ("#### 10\nMore reasoning.\n#### 20", "20"),
+    ("#### 42\nI hope the answer is correct.", "42"),
+    (r"so \boxed{42}, as 6 * 8 = 48 is too much", "42"),
+    (r"\boxed{\frac{1}{2}}", "0.5"),
+    (r"\boxed{1.5 \times 10^{3}}", "1500"),
+    ("<think>10 - 5 = 5\n<answer>5</answer>", "5"),
+    ("<think>the answer is 4</think>5", "5"),
+    ("The answer is 51 dollars.", "51"),
+    ("**Final answer:** 42", "42"),
+    ("Answer:\n42", "42"),
+    ("Answer: He has 3 boxes with 4 pens each, so 12.", "12"),
+    ("The final answer is 15 gallons * 8 pints = 120 pints.", "120"),
+    ("The answer is 64 + 60 = 124.", "124"),
+    ("My answer is not 5. It is 6", "6"),
+    ("First compute 6*7.\n42", "42"),
+    ("which makes $1,234.50 in all.", "1234.5"),
+    ("it costs -$5", "-5"),
+    ("it costs $-5", "-5"),
+    ("34 - (-5) = 39", "39"),
+    ("12 − 19 = −7", "-7"),
+    ("(35 + 70 = 105).", "105"),
+    ("1/2", "0.5"),
+    ("2 1/2 hours", "2.5"),
+    ("-½", "-0.5"),
+    ("2½", "5/2"),
+    ("33.5%", "0.335"),
+    ("33.5 percent", "33.5"),
+    (r"3 of 10, so \boxed{30}\%.", "0.3"),
+    ("6.02e23", "602e21"),
+    ("1.5×10⁻³", "0.0015"),
+    ("5 million", "5000000"),
+    ("an area of 9 m²", "9"),
+    ("７５", "75"),
+    ("$14{,}916$", "14916"),
+    (".5", "1/2"),
+    ("It is 5.", "5.0"),
+    ("1.3333333333333335 feet", "1.3333333333333333"),
+    ("0.1 + 0.2 = 0.30000000000000004", "0.3"),
+]
+
+
+@pytest.mark.parametrize(("said", "gold"), RIGHT_NUMBERS)
+def test_a_right_number_is_read_however_it_is_written(said: str, gold: str) -> None:
+    assert ask(said, gold) == "right"
+
+
+@pytest.mark.parametrize(
+    ("said", "result"),
+    [
+        ("it still needs 180 - 45 = 135 minutes to reach 100% charge.", "135"),
+        ("It takes a total of 33 hours to make 9 quarts.", "33"),
+        ("He earned 3 * 8 = 24, and has 5 left.", "5"),
+        ("Ray has 95 - 75 = 20 cents. As a nickel is worth 5 cents, he has 20/5 = 4 nickels left.", "4"),
+        ("So 8 = 5 + 3.", "8"),
+    ],
+)
+def test_without_a_mark_the_last_clause_is_taken_at_its_result(said: str, result: str) -> None:
+    assert ask(said, result) == "right"
+
+
+@pytest.mark.parametrize(
+    ("said", "gold"),
+    [
+        ("=324", "325"),
+        ("The answer is 25", "5"),
+        ("The answer is 42 or 43", "43"),
+        ("#### 41\n#### 42\n#### 43", "42"),
+        ("12345678901234567", "12345678901234568"),
+        ("0.33", "1/3"),
+        ("0.28%", "28%"),
+        ("-3", "3"),
+        ("5 ... \n -3", "3"),
+    ],
+)
+def test_another_number_is_wrong(said: str, gold: str) -> None:
+    assert ask(said, gold) == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("said", "gold"),
+    [("0+72", "72"), ("=0+72", "72"), ("=502-0", "0"), ("I get 3 * 4", "4"), (r"\boxed{x + 1}", "1")],
+)
+def test_a_sum_that_was_left_undone_is_no_answer(said: str, gold: str) -> None:
+    assert ask(said, gold) == "unparsed"
+
+
+def test_a_fraction_copied_from_the_question_is_wrong_unless_it_is_in_lowest_terms() -> None:
+    assert ask("=84/12", "7", question="84 ÷ 12") == "wrong"
+    assert ask("=4/8", "1/2", question="Simplify 4/8.") == "wrong"
+    assert ask("=4/8", "1/2", question="Half of it, please.") == "right"
+    assert ask("1/2", "1/2", question="Which is larger, 1/2 or 1/3?") == "right"
+
+
+@pytest.mark.parametrize("said", ["", "   ", "no idea", "COVID-19", "m2", "the 5th", r"\boxed{8\sqrt{6}}", "=1/0"])
+def test_nothing_to_read_is_unparsed_not_wrong(said: str) -> None:
+    assert ask(said, "5") == "unparsed"
+
+
+@pytest.mark.parametrize("by", [number, strict_number])
+@pytest.mark.parametrize("said", ["2-8 put 4, bor", "=324", "#### 324"])
+def test_a_truncated_answer_is_truncated_even_if_a_marked_answer_was_reached(by: Grader, said: str) -> None:
+    assert ask(said, "324", by=by, finish="length") == "truncated"
+
+
+@pytest.mark.parametrize("kind", ["choice", "boolean", "text"])
+def test_truncation_and_errors_go_before_reading_for_every_kind(kind: Kind) -> None:
+    gold = {"choice": "B", "boolean": "yes", "text": "Rome"}[kind]
+    assert ask(f"The answer is {gold}", gold, kind=kind, finish="length") == "truncated"
+    assert ask(f"The answer is {gold}", gold, kind=kind, finish="error") == "unparsed"
+    assert ask("=5", "5", finish="error") == "unparsed"
+
+
+@pytest.mark.parametrize("said", ["=324", "#### 324", r"\boxed{324}", "The answer is 324.", "Answer: 324"])
+def test_the_strict_grader_takes_a_marked_answer(said: str) -> None:
+    assert ask(said, "324", by=strict_number) == "right"
+
+
+@pytest.mark.parametrize("said", ["324", "in all 324.", "324\n=324 or so, I think"])
+def test_the_strict_grader_does_not_take_a_bare_one(said: str) -> None:
+    assert ask(said, "324", by=strict_number) == "unparsed"
+
+
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        ("So the answer is (C)", "right"),
+        ("C", "right"),
+        ("it is c", "unparsed"),  # only a marked or bracketed small letter is an option
+        ("The answer is c.", "right"),
+        ("(c)", "right"),
+        ("Answer: C) 12", "right"),
+        (r"\boxed{C}", "right"),
+        ("(A) is too small, (B) too large: (C)", "right"),
+        ("The answer is for sure C, it can't be A or B", "right"),
+        ("Answer: A train needs longer, so (C).", "right"),
+        ("The answer is (B), not (C)", "wrong"),
+        ("I think it is the third", "unparsed"),
+        ("A fish cannot.", "unparsed"),
+    ],
+)
+def test_choices(said: str, label: str) -> None:
+    assert ask(said, "(C) Alina", kind="choice") == label
+
+
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        ("no", "right"),
+        ("False.", "right"),
+        ("No. Whales are mammals, which is true.", "right"),
+        ("Yes, they swim. But they breathe air. So the answer is no.", "right"),
+        ("Fish breathe water.\nSo, no", "right"),
+        ("That is not true.", "right"),
+        ("Answer: The statement is false.", "right"),
+        ("yes", "wrong"),
+        ("The answer is Yes, there is no doubt", "wrong"),
+        ("There is no way to know", "unparsed"),
+    ],
+)
+def test_booleans(said: str, label: str) -> None:
+    assert ask(said, "False", kind="boolean") == label
+    assert ask(said, "no", kind="boolean") == label
+
+
+@pytest.mark.parametrize(
+    ("said", "gold", "label"),
+    [
+        ("Hello   World", "hello world", "right"),
+        ("The answer is 42!", "answer is 42", "right"),
+        ("A simple test.", "simple test", "right"),
+        ("<answer>Albert Einstein</answer>", "albert einstein", "right"),
+        ("Let me think.\n“Paris”", "Paris", "right"),
+        ("The answer is Paris. I hope so.", "Paris", "right"),
+        ("So the answer is ) } >", ") } >", "right"),
+        ("So the answer is } ) >", ") } >", "wrong"),
+        ("The answer is C", "C++", "wrong"),
+        ("Paris\nThe answer is Rome", "Paris", "wrong"),
+        ("", "Paris", "unparsed"),
+    ],
+)
+def test_texts(said: str, gold: str, label: str) -> None:
+    assert ask(said, gold, kind="text") == label
+
+
+HOSTILE = {
+    "many digits": "9" * 100_000,
+    "many digits, marked": "I think\n=" + "9" * 100_000,
+    "400 boxes": r"\boxed{41}" * 399 + r" \boxed{43}",
+    "nested boxes": r"\boxed{" * 2_800,
+    "a tower of exponents": "#### 9^9^9^9^9^9^9",
+    "a huge exponent": "The answer is 1e999999999",
+    "a huge power": r"\boxed{1 \times 10^{999999999}}",
+    "an exponent of many digits": "=1e" + "9" * 5_000,
+    "many marks": "the answer is " * 1_400,
+    "a mark of many words": "answer to " * 1_900,
+    "many sums": "1+" * 9_000,
+    "many slashes": "1/" * 9_000,
+    "many results": "= 5 " * 4_900,
+    "many commas": "1,111" * 3_900,
+    "many fractions": r"\frac{" * 3_300,
+    "many blanks": "answer" + " " * 100_000,
+    "many lines": "=\n" * 50_000,
+    "letters that unfold": "\ufdfa " * 9_000,
+    "half a letter": "\ud800\x00 7",
+}
+
+
+@pytest.mark.parametrize("kind", ["number", "choice", "boolean", "text"])
+@pytest.mark.parametrize("said", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_text_is_answered_at_once_and_never_right(said: str, kind: Kind) -> None:
+    gold = {"number": "42", "choice": "Q", "boolean": "yes", "text": "Rome"}[kind]
+    start = time.process_time()
+    label = ask(said, gold, kind=kind)
+    assert time.process_time() - start < 0.5
+    assert label in ("wrong", "unparsed")
+
+
+def test_a_number_too_long_to_be_meant_does_not_let_an_earlier_one_through() -> None:
+    assert ask("#### 42\n#### " + "9" * 10_000, "42") == "unparsed"
+
+
+def test_half_a_number_is_never_read() -> None:
+    """Only the end of a long attempt is read; were it cut within 1042, 42 would be right."""
+    assert ask("1042" + " and" * 4_999 + "a", "42") == "unparsed"
+
+
+def test_a_gold_that_cannot_be_read_is_the_data_sets_fault() -> None:
+    with pytest.raises(ValueError, match=r"'-2,1' of problem 'a' cannot be read by the grader `number`"):
+        ask("#### 5", "-2,1")
+    with pytest.raises(ValueError, match="cannot be read by the grader `choice`"):
+        ask("A", "", kind="choice")
+    assert read_number("$1,000$") is not None
+    assert read_number("3 + 4") is None
+
+
+@pytest.mark.parametrize(("said", "gold"), RIGHT_NUMBERS)
+def test_a_final_answer_can_stand_as_a_gold(said: str, gold: str) -> None:
+    found = final_answer(Problem(id="a", messages=user("?")), said)
+    assert ask(f"={gold}", found) == "right"
+    assert ask(said, found) == "right"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "found"),
+    [
+        ("choice", "So the answer is (c)", "C"),
+        ("boolean", "So it is not true.", "no"),
+        ("text", "The answer is the  Eiffel Tower. I think.", "eiffel tower"),
+        ("number", "=84/12", ""),
+        ("number", "=" + "9" * 10_000, ""),
+        ("number", "none", ""),
+        ("text", "", ""),
+    ],
+)
+def test_a_final_answer_is_empty_where_nothing_can_be_read(kind: Kind, said: str, found: str) -> None:
+    assert final_answer(Problem(id="a", messages=user("84/12"), kind=kind), said) == found
+
+
+def test_a_reading_says_what_and_where() -> None:
+    reading = read_number("about -$1,250.50 or so")
+    assert reading is not None
+    assert (reading.text, reading.start, reading.end, reading.value) == ("-$1,250.50", 6, 16, Fraction(-2501, 2))
+
+
+def test_the_verdict_says_what_was_read_and_never_what_was_expected() -> None:
+    verdict = number(
+        Problem(id="a", messages=user("?")),
+        Gold(problem="a", answer="324"),
+        Attempt(problem="a", text="=476", finish="stop", state=""),
+    )
+    assert (verdict.label, verdict.by, verdict.evidence, verdict.gold_seen) == ("wrong", "number", "read '476'", False)
+
+
+@pytest.mark.parametrize("kind", ["program", "dialogue"])
+def test_a_kind_without_a_grader_is_refused(kind: Kind) -> None:
+    with pytest.raises(ValueError, match=f"kind '{kind}', and there is no grader for that yet"):
+        ask("print(1)", "1", kind=kind)
+
+
+def test_an_attempt_at_another_problem_is_refused() -> None:
+    with pytest.raises(ValueError, match="an attempt at 'b' met the question 'a'"):
+        grade(
+            Problem(id="a", messages=user("?")),
+            Gold(problem="a", answer="1"),
+            Attempt(problem="b", text="=1", finish="stop", state=""),
+        )
+
+
+def _shared() -> Path:
+    return Path(os.environ.get("TUTORLOOP_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+
+
+def test_it_agrees_with_labelled_answers_of_other_projects() -> None:
+    """Final answers of real models, with verdicts by the projects that published them; no part of the repository."""
+    path = _shared() / "data" / "grader_cases" / "grader_cases_public.jsonl"
+    if not path.exists():
+        pytest.skip("NOT CHECKED against labelled answers: point TUTORLOOP_SHARED at a folder with data/grader_cases")
+    kinds: dict[str, Kind] = {"numeric": "number", "choice": "choice", "text": "text"}
+    asked, accepted, refused = Counter[Kind](), Counter[Kind](), Counter[Kind]()
+    for row in map(json.loads, path.read_text().splitlines()):
+        if row["kind"] != "final_answer":
+            continue
+        kind = kinds[row["answer_type"]]
+        right = ask(row["output"], row["gold"], kind=kind, question=row["question"]) == "right"
+        asked[kind] += 1
+        accepted[kind] += right and not row["expected"]
+        refused[kind] += row["expected"] and not right
+    assert asked["number"] > 1_000
+    for kind, n in asked.items():
+        assert accepted[kind] + refused[kind] <= 0.005 * n, (kind, n, accepted[kind], refused[kind])
