@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationInfo
 from pydantic_core import core_schema, from_json, to_json
@@ -114,9 +114,8 @@ def write_part(root: Path, path: str, records: Sequence[T], of: type[T], failure
     import pyarrow.parquet as pq
 
     target = root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
     lines = [to_json(r) for r in records]
-    columns = _columns(of)
+    columns = _columns(cast(Any, of))
     dicts = [from_json(line) for line in lines]
     for row in dicts:
         for name, kind in columns.items():
@@ -144,7 +143,7 @@ def read_part(root: Path, part: Part, of: type[T]) -> list[T]:
         raise DamagedRows(f"{path} is missing; it held {part.n} rows. Restore it, or start again in a new run folder.")
     if file_sha256(path) != part.sha256:
         raise DamagedRows(f"{path} is not the file that was written (sha256 differs). Restore it from a copy.")
-    nested = [name for name, kind in _columns(of).items() if kind is None]
+    nested = [name for name, kind in _columns(cast(Any, of)).items() if kind is None]
     rows = pq.read_table(path).to_pylist()
     for row in rows:
         for name in nested:

@@ -6,9 +6,11 @@ Problem -> Attempt -> Case -> Lesson -> Example -> State
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import JsonValue
+
 from ..evals.records import Attempt, Messages, Problem, Verdict
 
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+Json = JsonValue
 
 Evidence = Literal["steps", "blind", "answer", "own", "gold", "unchecked"]
 """Why a lesson may be learnt (`checking.py`). A method names the kinds that it takes."""

@@ -4,11 +4,12 @@ The room that is handed out lives in `agents/room.py`. It never leads to a seale
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Protocol, TypeVar
 
 from ..evals.records import Attempt, Gold, Messages, Problem, State, Verdict
-from .records import Case, Cost, Example, Json
+from .records import Case, Cost, Example, Json, Lesson
 from .rounds import Plan, PracticeReport
 
 T = TypeVar("T")
@@ -80,6 +81,10 @@ class Room(Protocol):
         """The whole round, taught or not."""
         ...
 
+    def case(self, lesson: Lesson) -> Case:
+        """The case that a lesson is about."""
+        ...
+
     @property
     def cast(self) -> Mapping[str, Model]:
         """Every member of the cast by name: teacher, student, judge ..."""
@@ -133,21 +138,35 @@ class Trainer(Room, Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recalled:
+    """A reply from the journal."""
+
+    reply: str
+    """As JSON."""
+    step: str
+    """In which it was paid."""
+    item: str
+    """For which item it was paid."""
+
+
 class Ledger(Protocol):
     """What the room needs of the journal."""
 
-    def recall(self, key: str) -> str | None:
-        """The recorded reply to the ask with this key, in this step or an earlier one."""
+    def recall(self, key: str) -> Recalled | None:
+        """The recorded reply to the ask with this key, of this step or an earlier one."""
         ...
 
-    def asking(self, step: str, asks: Mapping[str, str]) -> None:
-        """Record, durably, that these asks (key -> request as JSON) are about to be made."""
+    def asking(self, step: str, asks: Mapping[str, tuple[str, str]]) -> None:
+        """Record, durably, that these asks are about to be made: key -> (item, request as JSON)."""
         ...
 
-    def answered(self, step: str, replies: Mapping[str, str], cost: Cost) -> None:
-        """Record, durably, their replies (key -> reply as JSON)."""
+    def answered(self, step: str, replies: Mapping[str, tuple[str, Cost]]) -> None:
+        """Record, durably, their replies: key -> (reply as JSON, what it cost)."""
         ...
 
-    def spent(self, prefix: str = "") -> Cost:
-        """What the asks of all steps whose name begins so have cost."""
+    def spent(self, step: str = "") -> Cost:
+        """What the asks of the steps whose name begins so have cost."""
         ...
+
+    def note(self, step: str, key: str, value: Json) -> None: ...

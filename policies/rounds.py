@@ -10,9 +10,8 @@ from typing import Literal
 from ..evals.records import State
 from ..evals.rows import Rows
 from ..evals.statistics import Interval, Transitions
-from .records import Cost, Json, Marked
+from .records import Case, Cost, Example, Json, Lesson, Marked
 
-Origin = str
 Start = Literal["previous", "base", "best"] | str
 Reference = Literal["sft", "start", "base"] | str
 
@@ -76,31 +75,30 @@ class Rounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One round, resolved."""
+    """One round, resolved. Holds nothing that may grow (how many rounds there will be, what they may cost)."""
 
     stage: int
     number: int
     """From 1, over all stages."""
-    in_stage: int
-    """From 1, within the stage."""
     learner: str
     start: State
-    serving: Mapping[str, State]
-    """What each member of the cast serves while this round is prepared."""
     reference: State | None
     """`None`: what this round's SFT leaves."""
-    rounds: Rounds
-    budget: Budget
+    serving: Mapping[str, State]
+    """What each member of the cast serves while this round is prepared."""
+    ask: int | None
+    rows: int
+    fill: Mapping[str, float]
+    new: float
+    gate: float | None
+    rate: float
+    """Factor on the learning rates."""
+    settings: Mapping[str, Mapping[str, Json]]
     seed: int
 
     def key(self, verb: str) -> str:
         """Name of a step of this round, e.g. `3/teach`."""
         return f"{self.number}/{verb}"
-
-    @property
-    def rate(self) -> float:
-        """Factor on the learning rates: `decay ** (in_stage - 1)`."""
-        return self.rounds.decay ** (self.in_stage - 1)
 
     def serves(self, state: State) -> dict[str, State]:
         """The cast with `state` in the learner's place."""
@@ -168,17 +166,15 @@ class RoundReport:
     transitions: Transitions | None = None
     """Of the quiz, against the state that served before."""
     proof: Proof | None = None
-    cases: int = 0
-    """Cases that the teacher saw."""
-    lessons: int = 0
+    tables: "Tables | None" = None
+    """`None` in round 0."""
     accepted: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Why lessons were not accepted, and how many."""
-    failures: int = 0
-    examples: int = 0
     origins: Mapping[str, int] = field(default_factory=dict)
     """Examples by where they came from."""
     cost: Cost = field(default_factory=Cost)
+    """What was asked of the teacher."""
     notes: Mapping[str, Json] = field(default_factory=dict)
 
     @property
@@ -186,11 +182,25 @@ class RoundReport:
         return PracticeReport(
             number=self.number,
             kept=self.kept,
-            cases=self.cases,
-            lessons=self.lessons,
+            cases=len(self.tables.cases) if self.tables else 0,
+            lessons=len(self.tables.lessons) if self.tables else 0,
             accepted=self.accepted,
             notes=self.notes,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """What a round worked on and made."""
+
+    answered: Rows[Case] = field(repr=False)
+    """Every problem that was asked, graded, with the verifier's verdicts."""
+    cases: Rows[Case] = field(repr=False)
+    """Those that the teacher saw, in triage's order."""
+    lessons: Rows[Lesson] = field(repr=False)
+    """Checked, the unsound ones too."""
+    examples: Rows[Example] = field(repr=False)
+    """What was trained on, in that order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +216,16 @@ class PracticeReport:
 
 
 Reports = Sequence[RoundReport]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a run came to."""
+
+    before: Mapping[str, Sheet]
+    """Exam, probe and retention before any teaching, by pool."""
+    after: Mapping[str, Sheet] | None = None
+    """The same after the last round; `None` while a round is open."""
+    rounds: Reports
+    status: Literal["finished", "stopped"] = "finished"
+    why: str = ""

@@ -1,0 +1,254 @@
+"""Who plays in a run: the members' seats, what they may answer with, and the proof that they do.
+
+    student    answers practice, as an actor of its own
+    evaluator  a second replica of the student, with the graders and the key to the sealed pools
+    teacher    answers the policies' asks
+    learner    trains the student, and reads its own log-probabilities
+
+Publishing (`publish`) is a handshake: the most damaging fault of this field is a student that is silently the base
+model, or last round's. A state is served only after the server's log-probabilities on rows of this round's training
+set agree with the trainer's, within the noise between the two that was measured at the start (`begin`). The evidence
+is stored, and a replica that was restarted proves itself against it before its first row.
+
+A role that dies or hangs is reported and replaced once for the call that it was lost in; a second loss ends the run.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import TypeAdapter
+from pydantic_core import to_json
+
+from ..evals.pools import Course, Sealed
+from ..evals.records import Problem, State
+from ..evals.rows import Rows, atomic_write
+from ..policies.records import Example, Marked
+from ..policies.rounds import Plan, Proof, RoundReport, Sheet
+from .roles import (
+    Canary,
+    Evidence,
+    Hello,
+    Host,
+    Job,
+    PublishError,
+    Reply,
+    Request,
+    RoleDied,
+    RoleHung,
+    RoleSpec,
+    Trained,
+    largest_difference,
+)
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CANARIES = 4
+SAME_BASE = 0.1
+"""Nats. Two readings of one base differ by rounding; above this, trainer and server hold different models."""
+BATCH = 64
+"""Requests in one call to an engine."""
+
+
+class Shelf(Protocol):
+    """Where tables are written, shard by shard; a finished shard is not made again."""
+
+    def shards(self, name: str, of: type[T], total: int, make: Callable[[int], Sequence[T]]) -> Rows[T]: ...
+
+
+@dataclass
+class Seat:
+    """A role's place in the run."""
+
+    spec: RoleSpec
+    host: Host
+    hello: Hello | None = None
+    proven: set[str] = field(default_factory=set)
+    """Names of the states that this incarnation has proven."""
+
+    def greet(self) -> Hello:
+        if self.hello is None:
+            self.hello = self.host.call("hello")
+        return self.hello
+
+    def replace(self) -> None:
+        self.host.restart()
+        self.hello, self.proven = None, set()
+
+
+@dataclass
+class Cast:
+    """All seats of a run."""
+
+    root: Path
+    seats: Mapping[str, Seat]
+    shelf: Shelf
+    policy_seconds: float = 120.0
+    """How long a policy may go without an answer or a result."""
+
+    def close(self) -> None:
+        for seat in self.seats.values():
+            seat.host.close()
+
+    # ---- answering
+
+    def settings(self, member: str) -> str:
+        """What of a member's configuration changes its answers; part of every ask's key."""
+        spec = self.seats[member].spec
+        told = [spec.engine, spec.model, spec.revision, spec.dtype, spec.max_tokens, spec.temperature, spec.seed]
+        return to_json([*told, dict(sorted(spec.options.items()))]).decode()
+
+    def generate(self, member: str, state: State, requests: Sequence[Request]) -> list[Reply]:
+        """Answers of a member of the cast in `state`, in order."""
+        seat = self.seats[member]
+        replies: list[Reply] = []
+        for i in range(0, len(requests), BATCH):
+            replies += self._answer(seat, state, "generate", state, list(requests[i : i + BATCH]))
+        return replies
+
+    def sit(self, pool: Sealed, serving: Mapping[str, State]) -> Sheet:
+        """Let the student sit a sealed pool."""
+        seat, state = self.seats["evaluator"], serving["student"]
+        rows: Rows[Marked] = self.shelf.shards(
+            f"sheets/{pool.name}/{state.name}",
+            Marked,
+            len(pool.locked.problems.parts),
+            lambda shard: self._answer(seat, state, "sit", pool, shard, state),
+        )
+        return _sheet(pool.name, state, rows)
+
+    def sit_all(self, pools: Sequence[Sealed], serving: Mapping[str, State]) -> dict[str, Sheet]:
+        return {pool.name: self.sit(pool, serving) for pool in pools}
+
+    def _answer(self, seat: Seat, state: State, method: str, *args: Any) -> Any:
+        def ask() -> Any:
+            if state.name not in seat.proven:
+                self._prove(seat, self._evidence(state))
+            return seat.host.call(method, *args)
+
+        return self._surviving(seat, ask)
+
+    def _surviving(self, seat: Seat, ask: Callable[[], T]) -> T:
+        try:
+            return ask()
+        except (RoleDied, RoleHung) as e:
+            log.warning("%s\nA new %s takes its place.", e, seat.host.name)
+        seat.replace()
+        return ask()
+
+    # ---- training
+
+    def train(self, job: Job) -> Trained:
+        seat = self.seats["learner"]
+        trained: Trained = self._surviving(seat, lambda: seat.host.call("train", job))
+        return trained
+
+    # ---- publishing
+
+    def begin(self, course: Course) -> RoundReport:
+        """Round 0: whether all roles hold the same student, how far apart their readings are, and the first quiz.
+
+        Raises:
+            PublishError: trainer, student and evaluator do not hold the same base.
+        """
+        learner, servers = self.seats["learner"], [self.seats["student"], self.seats["evaluator"]]
+        base = learner.greet().base
+        for seat in servers:
+            if (other := seat.greet().base).digest != base.digest:
+                raise PublishError(
+                    f"the {seat.host.name} holds another base ({other.digest[:12]}) than the trainer "
+                    f"({base.digest[:12]}). Give both the same `model` and `revision`."
+                )
+        canaries = tuple(
+            Canary(messages=p.messages, completion=p.question) for p in _first(course.practice.problems, CANARIES)
+        )
+        mine = learner.host.call("read", base, canaries)
+        noise = max(largest_difference(mine, seat.host.call("read", base, canaries)) for seat in servers)
+        if noise > SAME_BASE:
+            raise PublishError(
+                f"trainer and server differ by {noise:.2g} nats on the untouched base: they do not run the same model."
+            )
+        self._store(Evidence(state=base, canaries=canaries, before=mine, after=mine, noise=noise))
+        teacher = self.seats["teacher"].greet().base
+        self._store(Evidence(state=teacher, canaries=(), before=(), after=(), noise=0.0))
+        serving = {"student": base, "teacher": teacher}
+        return RoundReport(number=0, quiz=self.sit(course.quiz, serving), candidate=base, serving=serving)
+
+    def publish(self, plan: Plan, state: State, examples: Rows[Example]) -> Proof:
+        """Prove `state` to every server that will answer with it.
+
+        Raises:
+            PublishError: a server does not show what the trainer sees. Nothing is published.
+        """
+        if state == plan.start:
+            return Proof(status="unchanged", state=state)
+        learner = self.seats["learner"]
+        canaries = _canaries(examples)
+        before, after = self._surviving(
+            learner, lambda: tuple(learner.host.call("read", s, canaries) for s in (plan.start, state))
+        )
+        noise = self._evidence(plan.start).noise
+        evidence = Evidence(state=state, canaries=canaries, before=before, after=after, noise=noise)
+        file = self._store(evidence)
+        for name in dict.fromkeys((plan.learner, "evaluator")):
+            self._surviving(self.seats[name], partial(self._prove, self.seats[name], evidence))
+        small = evidence.effect <= evidence.tolerance
+        if small:
+            log.warning("%s: the update's effect is within the noise (%.2g nats)", state.name, evidence.effect)
+        return Proof(
+            status="effect below noise" if small else "published",
+            state=state,
+            noise=evidence.noise,
+            effect=evidence.effect,
+            canaries=file,
+        )
+
+    def _prove(self, seat: Seat, evidence: Evidence) -> None:
+        seat.host.call("prove", evidence)
+        seat.proven.add(evidence.state.name)
+
+    def _store(self, evidence: Evidence) -> str:
+        file = f"proofs/{evidence.state.name}.json"
+        atomic_write(self.root / file, to_json(evidence, indent=1))
+        return file
+
+    def _evidence(self, state: State) -> Evidence:
+        found = TypeAdapter(Evidence).validate_json((self.root / f"proofs/{state.name}.json").read_bytes())
+        return replace(found, state=state)
+
+
+def _canaries(examples: Rows[Example]) -> tuple[Canary, ...]:
+    """A few rows of this round's lessons, or of its rehearsal if there are none: there the update must show."""
+    rows = {e.id: e for e in examples}
+    lessons = [e for e in rows.values() if e.origin in ("lesson", "gold")]
+    picked = (lessons or list(rows.values()))[:CANARIES]
+    return tuple(Canary(messages=e.prompt, completion=e.completion) for e in picked)
+
+
+def _first(problems: Rows[Problem], n: int) -> list[Problem]:
+    return next(problems.shards())[:n]
+
+
+def _sheet(pool: str, state: State, rows: Rows[Marked]) -> Sheet:
+    skills: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    labels: dict[str, int] = defaultdict(int)
+    for row in rows:
+        labels[row.verdict.label] += 1
+        if row.skill:
+            skills[row.skill][0] += row.verdict.right
+            skills[row.skill][1] += 1
+    return Sheet(
+        pool=pool,
+        state=state.digest,
+        n=len(rows),
+        right=labels["right"],
+        truncated=labels["truncated"],
+        unparsed=labels["unparsed"],
+        skills={name: (right, n) for name, (right, n) in sorted(skills.items())},
+        rows=rows,
+    )

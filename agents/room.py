@@ -1,0 +1,328 @@
+"""The room that is handed out: what one slot may reach while it works on one item.
+
+`RoundRoom` is the round's; `enter` opens an `ItemRoom` for one item, which counts samples and graded tries, marks
+whether gold was seen, and adds up what was asked. Asks of every member are journalled under the digest of (member and
+state, settings, slot, schema, messages, prefix, sample), except the learner's own attempts, which are cheap, local and
+committed by shard.
+"""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from random import Random
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+from pydantic_core import to_json
+
+from ..evals.graders import grade
+from ..evals.pools import Course
+from ..evals.records import Attempt, Gold, Messages, Problem, State, Turn, Verdict, user
+from ..policies.records import Case, Cost, Example, Json, Lesson
+from ..policies.room import Ledger, Model
+from ..policies.rounds import Budget, Plan, PracticeReport
+from .cast import Cast
+from .roles import Reply, Request
+from .waves import Wave, block
+
+T = TypeVar("T")
+_REPLY = TypeAdapter(Reply)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A request on its way, and who pays."""
+
+    member: str
+    state: State
+    request: Request
+    key: str
+    """Empty: not journalled."""
+    item: str
+
+
+class BudgetSpent(Exception):
+    """The next asks would go over the budget. What was asked stays paid and journalled."""
+
+
+@dataclass
+class RoundRoom:
+    """The round's side of the room."""
+
+    plan: Plan
+    course: Course
+    cast: Cast
+    ledger: Ledger
+    history: Sequence[PracticeReport]
+    gold: Mapping[str, Gold]
+    practice: Sequence[Problem]
+    run_seed: int
+    budget: Budget
+    cases: Sequence[Case] = ()
+    index: dict[str, Case] = field(default_factory=dict)
+    """By id: the cases as triage left them."""
+    train: Callable[..., State] | None = None
+    """The update slot's training, as a durable step."""
+
+    def wave(self, slot: str) -> Wave[Ask, tuple[Reply, Cost]]:
+        return Wave(
+            send=lambda asks: self._send(self.plan.key(slot), asks), where=slot, deadline=self.cast.policy_seconds
+        )
+
+    def enter(self, slot: str, item: str, wave: Wave[Ask, tuple[Reply, Cost]], index: int = 0) -> "ItemRoom":
+        return ItemRoom(round=self, slot=slot, item=item, wave=wave, index=index)
+
+    def _send(self, step: str, asks: list[Ask]) -> list[tuple[Reply, Cost]]:
+        """Answer a wave: from the journal what it has, the rest from the engines, journalled before and after."""
+        missing: dict[str, Ask] = {}
+        for i, ask in enumerate(asks):
+            key = ask.key or f"#{i}"
+            if key not in missing and (not ask.key or self.ledger.recall(key) is None):
+                missing[key] = ask
+        replies = self._generate(step, missing)
+        out = []
+        for i, ask in enumerate(asks):
+            if not ask.key:
+                reply = replies[f"#{i}"]
+                out.append((reply, Cost(calls=1, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)))
+                continue
+            found = self.ledger.recall(ask.key)
+            assert found is not None, "answered just now"
+            reply = _REPLY.validate_json(found.reply)
+            # The payer is on record, so that a resumed run books each ask to the same item.
+            paid = (found.step, found.item) == (step, ask.item)
+            out.append((reply, _cost(reply) if paid else Cost(reused=1)))
+        return out
+
+    def _generate(self, step: str, asks: Mapping[str, Ask]) -> dict[str, Reply]:
+        limit = self.budget.teacher_tokens
+        journalled = {k: a for k, a in asks.items() if a.key}
+        if journalled and limit is not None and (spent := self.ledger.spent().tokens) >= limit:
+            raise BudgetSpent(f"the budget of {limit} teacher tokens is spent ({spent}); a larger one goes on")
+        if journalled:
+            self.ledger.asking(step, {k: (a.item, to_json(a.request).decode()) for k, a in journalled.items()})
+        replies: dict[str, Reply] = {}
+        for member, state in dict.fromkeys((a.member, a.state.digest) for a in asks.values()):
+            batch = {k: a for k, a in asks.items() if (a.member, a.state.digest) == (member, state)}
+            one = next(iter(batch.values()))
+            answers = self.cast.generate(member, one.state, [a.request for a in batch.values()])
+            replies |= dict(zip(batch, answers, strict=True))
+        if journalled:
+            self.ledger.answered(step, {k: (to_json(replies[k]).decode(), _cost(replies[k])) for k in journalled})
+        return replies
+
+
+def _cost(reply: Reply) -> Cost:
+    return Cost(calls=1, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)
+
+
+@dataclass
+class ItemRoom:
+    """A `Room` for one item of one slot."""
+
+    round: RoundRoom
+    slot: str
+    item: str
+    wave: Wave[Ask, tuple[Reply, Cost]]
+    index: int
+    gold_seen: bool = False
+    cost: Cost = field(default_factory=Cost)
+    own: set[str] = field(default_factory=set)
+    """Texts of the learner that were graded right here."""
+    tries: Counter[str] = field(default_factory=Counter)
+    samples: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        try:
+            self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            self.loop = None  # a slot that asks nobody
+
+    @property
+    def plan(self) -> Plan:
+        return self.round.plan
+
+    @cached_property
+    def rng(self) -> Random:
+        return Random(f"{self.round.run_seed}/{self.plan.key(self.slot)}/{self.item}")
+
+    @property
+    def history(self) -> Sequence[PracticeReport]:
+        return self.round.history
+
+    @property
+    def practice(self) -> Sequence[Problem]:
+        return self.round.practice
+
+    @property
+    def cases(self) -> Sequence[Case]:
+        return self.round.cases
+
+    def case(self, lesson: Lesson) -> Case:
+        return self.round.index[lesson.case]
+
+    @cached_property
+    def cast(self) -> Mapping[str, Model]:
+        return {name: ItemModel(room=self, member=name, state=s) for name, s in self.plan.serving.items()}
+
+    @property
+    def learner(self) -> Model:
+        return self.cast[self.plan.learner]
+
+    @property
+    def teacher(self) -> Model:
+        return self.cast["teacher"]
+
+    def retry(self, what: Problem | Case, *, context: str = "", prefix: str = "", who: str = "") -> Case:
+        case: Case = self.wait(self.aretry(what, context=context, prefix=prefix, who=who))
+        return case
+
+    async def aretry(self, what: Problem | Case, *, context: str = "", prefix: str = "", who: str = "") -> Case:
+        problem = _problem(what)
+        attempt = await self.cast[who or self.plan.learner].aattempt(problem, context=context, prefix=prefix)
+        verdict = self.grade(problem, prefix + attempt.text)
+        if verdict.right and not self.gold_seen:
+            self.own.add(prefix + attempt.text)
+        return Case(
+            id=what.id, problem=problem, attempts=(attempt,), grades=(verdict,), gold_seen=self.gold_seen, brief=context
+        )
+
+    def grade(self, what: Problem | Case, text: str) -> Verdict:
+        problem = _problem(what)
+        self.tries[problem.id] += 1
+        # Grades leak: with two options one wrong guess tells, with numbers the third says more than work does.
+        if self.tries[problem.id] >= (2 if problem.kind in ("choice", "boolean") else 3):
+            self.gold_seen = True
+        answered = Attempt(problem=problem.id, text=text, finish="stop", state="")
+        return replace(grade(problem, self._gold(problem), answered), gold_seen=self.gold_seen)
+
+    def mark(self, problem: Problem, attempt: Attempt) -> Verdict:
+        """Grade an attempt of the `attempt` slot: the loop's own grading, which no policy sees happen."""
+        return grade(problem, self._gold(problem), attempt)
+
+    def gold(self, what: Problem | Case) -> Gold:
+        self.gold_seen = True
+        return self._gold(_problem(what))
+
+    def _gold(self, problem: Problem) -> Gold:
+        if problem.id not in self.round.gold:
+            raise LookupError(f"no gold for {problem.id!r}: only practice problems of the course have it here")
+        return self.round.gold[problem.id]
+
+    def sealed(self, problem: Problem) -> str:
+        return self.round.course.holds(problem)
+
+    def note(self, key: str, value: Json) -> None:
+        self.round.ledger.note(self.plan.key(self.slot), key, value)
+
+    def train(self, examples: Sequence[Example], loss: str, *, start: State, reference: State | None = None) -> State:
+        raise RuntimeError("only the `update` slot can train")
+
+    def wait(self, coroutine: Any) -> Any:
+        if self.loop is None:
+            coroutine.close()
+            raise RuntimeError(f"the `{self.slot}` slot asks nobody")
+        return block(coroutine, self.loop)
+
+
+@dataclass
+class ItemModel:
+    """A `Model` for one item."""
+
+    room: ItemRoom
+    member: str
+    state: State
+
+    def ask(self, prompt: str | Messages, *, prefix: str = "", sample: int | None = None, fresh: bool = False) -> str:
+        answer: str = self.room.wait(self.aask(prompt, prefix=prefix, sample=sample, fresh=fresh))
+        return answer
+
+    def fill(self, prompt: str | Messages, schema: type[T], *, sample: int | None = None) -> T:
+        filled: T = self.room.wait(self.afill(prompt, schema, sample=sample))
+        return filled
+
+    def attempt(self, problem: Problem, *, context: str = "", prefix: str = "", sample: int | None = None) -> Attempt:
+        attempt: Attempt = self.room.wait(self.aattempt(problem, context=context, prefix=prefix, sample=sample))
+        return attempt
+
+    async def aask(
+        self, prompt: str | Messages, *, prefix: str = "", sample: int | None = None, fresh: bool = False
+    ) -> str:
+        messages = user(prompt) if isinstance(prompt, str) else prompt
+        reply = await self._ask(Request(messages=messages, prefix=prefix), sample, fresh=fresh)
+        return reply.text
+
+    async def afill(self, prompt: str | Messages, schema: type[T], *, sample: int | None = None) -> T:
+        messages = user(prompt) if isinstance(prompt, str) else prompt
+        reply = await self._ask(Request(messages=messages, schema=schema.__name__), sample)
+        return TypeAdapter(schema).validate_json(reply.text)
+
+    async def aattempt(
+        self, problem: Problem, *, context: str = "", prefix: str = "", sample: int | None = None
+    ) -> Attempt:
+        messages = in_view(problem.messages, context)
+        own = self.room.slot == "attempt" and self.member == self.room.plan.learner
+        reply = await self._ask(Request(messages=messages, prefix=prefix), sample, journalled=not own)
+        return Attempt(
+            problem=problem.id,
+            text=reply.text,
+            finish=reply.finish,
+            state=self.state.digest,
+            role=self.member,
+            sample=sample or 0,
+            context=context,
+            token_ids=reply.token_ids,
+            logprobs=reply.logprobs,
+        )
+
+    async def _ask(
+        self, request: Request, sample: int | None, *, fresh: bool = False, journalled: bool = True
+    ) -> Reply:
+        room = self.room
+        kind = hashlib.sha256(to_json([self.member, request])).hexdigest()
+        if sample is None:
+            sample = room.samples[kind]
+            room.samples[kind] += 1
+        request = replace(request, sample=sample)
+        salt = f"{room.plan.key(room.slot)}/{room.item}" if fresh else ""
+        key = self.key(request, salt) if journalled else ""
+        ask = Ask(member=self.member, state=self.state, request=request, key=key, item=room.item)
+        reply, cost = await room.wave.ask(room.index, ask)
+        if journalled:
+            room.cost += cost
+        return reply
+
+    def key(self, request: Request, salt: str) -> str:
+        """Same key, same answer. The slot is part of it: a check never reuses the very answer that it vouches for."""
+        settings = self.room.round.cast.settings(self.member)
+        parts = [self.member, self.state.digest, settings, self.room.slot, request, salt]
+        return hashlib.sha256(to_json(parts)).hexdigest()[:32]
+
+
+def in_view(messages: Messages, context: str) -> Messages:
+    """The conversation with `context` on a line of its own at the end of the last user turn.
+
+    >>> in_view(user("502-178"), "2-8 take 12 put 4")[-1].content
+    '502-178\\n2-8 take 12 put 4'
+    """
+    if not context:
+        return messages
+    last = max(i for i, turn in enumerate(messages) if turn.role == "user")
+    told = Turn(role="user", content=f"{messages[last].content}\n{context}")
+    return (*messages[:last], told, *messages[last + 1 :])
+
+
+def _problem(what: Problem | Case) -> Problem:
+    return what.problem if isinstance(what, Case) else what
+
+
+@dataclass
+class TrainingRoom(ItemRoom):
+    """The room of the `update` slot."""
+
+    def train(self, examples: Sequence[Example], loss: str, *, start: State, reference: State | None = None) -> State:
+        assert self.round.train is not None, "set when the round's slots are made"
+        return self.round.train(examples, loss, start=start, reference=reference)

@@ -1,0 +1,134 @@
+"""Running a policy over a shard: many at once, each for itself, and one batch for a model where each had its own ask.
+
+Asks go to an engine in a wave: when every unfinished item waits for one, all pending asks are sent together, in the
+order of the items. So batches do not depend on timing, and there is no call per sample. A policy that raises becomes a
+`Failure`; one that hangs is given up likewise, when nothing has moved for `deadline` seconds. What goes wrong with the
+run itself (a dead role, a spent budget) is raised from `run` and never passes through a policy's hands.
+
+A plain `def` runs in a daemon thread of its own, an `async def` on the loop. Not covered: a thread that hangs is left
+behind until the process ends, as Python cannot end it; and an `async def` that blocks without awaiting stops the loop.
+"""
+
+import asyncio
+import inspect
+import threading
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from ..evals.records import Failure
+
+T = TypeVar("T")
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+@dataclass
+class Wave(Generic[A, R]):
+    """One shard's items in flight. `A` is what they ask, `R` what they get."""
+
+    send: Callable[[list[A]], list[R]]
+    """Blocking: answers a batch of asks, in order."""
+    where: str
+    """Slot, for failures."""
+    deadline: float
+    """Seconds without any movement after which the items that do not wait for an answer are given up."""
+    _pending: list[tuple[int, A, "asyncio.Future[R]"]] = field(default_factory=list)
+    _moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def run(self, names: Sequence[str], start: Callable[[int], Coroutine[Any, Any, T]]) -> list[T | Failure]:
+        """Run `start(i)` for each of `names`; results in that order, a `Failure` where one raised or hung."""
+        return asyncio.run(self._run(names, start))
+
+    async def ask(self, item: int, ask: A) -> R:
+        """For item `item`: wait for the answer to `ask`."""
+        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._pending.append((item, ask, answer))
+        self._moved.set()
+        return await answer
+
+    async def _run(self, names: Sequence[str], start: Callable[[int], Coroutine[Any, Any, T]]) -> list[T | Failure]:
+        tasks = [asyncio.create_task(start(i)) for i in range(len(names))]
+        for task in tasks:
+            task.add_done_callback(lambda _: self._moved.set())
+        while busy := {i for i, task in enumerate(tasks) if not task.done()}:
+            self._moved.clear()
+            for _ in range(3):  # an item may be about to ask more than once (`gather`)
+                await asyncio.sleep(0)
+            if self._moved.is_set():
+                continue
+            waiting = {i for i, _, _ in self._pending}
+            if busy <= waiting:
+                self._flush()
+                continue
+            try:
+                await asyncio.wait_for(self._moved.wait(), self.deadline)
+            except TimeoutError:
+                for i in busy - waiting:
+                    tasks[i].cancel()
+                await asyncio.wait([tasks[i] for i in busy - waiting])
+        return [self._result(name, task) for name, task in zip(names, tasks, strict=True)]
+
+    def _flush(self) -> None:
+        batch = sorted(self._pending, key=lambda p: p[0])  # stable: an item's own asks keep their order
+        self._pending.clear()
+        for (_, _, future), reply in zip(batch, self.send([ask for _, ask, _ in batch]), strict=True):
+            if not future.done():
+                future.set_result(reply)
+
+    def _result(self, name: str, task: "asyncio.Task[T]") -> T | Failure:
+        if task.cancelled():
+            return Failure(item=name, where=self.where, error=f"gave no answer within {self.deadline:g} s")
+        if (error := task.exception()) is None:
+            return task.result()
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
+        return Failure(item=name, where=self.where, error=f"{type(error).__name__}: {error}{place}")
+
+
+async def call(policy: Callable[..., Any] | None, *args: object) -> Any:
+    """Call a slot, `def` (in a thread) or `async def`, and await what it returns if that is awaitable."""
+    assert policy is not None, "an empty slot is not called"
+    if inspect.iscoroutinefunction(policy) or inspect.iscoroutinefunction(getattr(policy, "__call__", None)):  # noqa: B004
+        return await policy(*args)
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = policy(*args)
+        except BaseException as e:  # a user's code: anything may come, `SystemExit` included
+            error = RuntimeError(f"{type(e).__name__}: {e}") if isinstance(e, StopIteration | SystemExit) else e
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=work, daemon=True).start()
+    result = await done
+    return await result if inspect.isawaitable(result) else result
+
+
+def block(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    """For a policy in its thread: wait for a coroutine on the loop.
+
+    Raises:
+        RuntimeError: called on the loop itself, where it would wait for ever.
+    """
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+    coroutine.close()
+    name = getattr(coroutine, "__name__", "aask")
+    raise RuntimeError(
+        f"a blocking call on the event loop ({type(running).__name__}): inside `async def`, await `{name}`"
+    )

@@ -1,0 +1,233 @@
+"""What an experiment is: a YAML file and `key=value` overrides, as one checked value.
+
+Every field is one of three kinds once a run has begun. *Grows*: more rounds or a larger budget continue a finished run.
+*Free*: where and how fast, never what. *Fixed*: all the rest, data and the source file of a policy included; a change
+is refused, naming what changed. Not covered: helpers that a policy's file imports are not seen.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..policies.rounds import Budget
+
+
+class ConfigError(ValueError):
+    """What is wrong with an experiment, what was given, what to do. Exit code 2, nothing changed."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class CourseConfig(_Part):
+    """What is asked."""
+
+    kind: Literal["arithmetic", "gsm8k", "jsonl"] = "arithmetic"
+    practice: int | str = 300
+    """How many problems; for `jsonl` this may be a file of its own."""
+    quiz: int | str = 300
+    exam: int | str = 500
+    twins: int = 8
+    """arithmetic: probe problems for each need of the practice pool."""
+    retention: int = 200
+    """arithmetic: problems for each mastered skill."""
+    path: str = ""
+    """gsm8k, jsonl: a JSONL file to split; relative to the experiment's file."""
+    hub: str = ""
+    """gsm8k: name on the Hugging Face hub, when there is no `path`."""
+    answer: Literal["number", "choice", "boolean", "text"] = "number"
+    """jsonl: what kind of answer is graded."""
+
+
+class RoleConfig(_Part):
+    """One role: its engine, and its place."""
+
+    engine: Literal["transformers", "scripted"] = "transformers"
+    model: str = ""
+    """Path (relative to the experiment's file) or hub name; empty: the student that comes with the package."""
+    revision: str = ""
+    dtype: str = "float32"
+    max_tokens: int = Field(default=160, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    threads: int = Field(default=1, ge=1)
+    gpus: float = Field(default=0.0, ge=0)
+    deadline: float = Field(default=600.0, gt=0)
+    """Seconds that one call may take."""
+    options: dict[str, Any] = {}
+    """The engine's own: `error_rate` of the scripted teacher."""
+
+
+class TeacherConfig(RoleConfig):
+    engine: Literal["transformers", "scripted"] = "scripted"
+    policy: str = ""
+    """`my_course:first_error`: a file beside the experiment (or an installed module) and a name in it. Takes the place
+    of the method's own teaching."""
+    policy_options: dict[str, Any] = {}
+    """Options of a policy that is a dataclass."""
+
+
+class PlaceConfig(_Part):
+    """Where a role that shares the student's model lives."""
+
+    threads: int = Field(default=1, ge=1)
+    gpus: float = Field(default=0.0, ge=0)
+    deadline: float = Field(default=3600.0, gt=0)
+
+
+class UpdateConfig(_Part):
+    """Fields of the libraries under their own names."""
+
+    sft: dict[str, Any] = {}
+    dpo: dict[str, Any] = {}
+    lora: dict[str, Any] = {}
+
+
+class BudgetConfig(_Part):
+    teacher_tokens: int | None = Field(default=None, ge=1)
+
+    def value(self) -> Budget:
+        return Budget(teacher_tokens=self.teacher_tokens)
+
+
+class Experiment(_Part):
+    """A whole experiment. The defaults are the embedded world with its shipped student."""
+
+    course: CourseConfig = CourseConfig()
+    method: str = "tailored"
+    """A method that ships, or `my_methods:METHOD`."""
+    rounds: int | None = Field(default=None, ge=0)
+    """In place of the method's own number, for its last stage."""
+    schedule: dict[str, Any] = {}
+    """Other fields of `Rounds` in place of the method's own: `ask`, `rows`, `fill`, `start`, `reference` ..."""
+    seed: int = 0
+    student: RoleConfig = RoleConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    learner: PlaceConfig = PlaceConfig()
+    evaluator: PlaceConfig = PlaceConfig()
+    update: UpdateConfig = UpdateConfig()
+    budget: BudgetConfig = BudgetConfig()
+    placement: Literal["ray", "local"] = "ray"
+    """`ray`: each role in an actor of its own; `local`: all in this process. The transcripts are the same."""
+    failures: float = Field(default=0.2, ge=0, le=1)
+    """Share of a table's items that may fail before the run stops."""
+    policy_seconds: float = Field(default=120.0, gt=0)
+    """How long a policy may neither ask nor finish."""
+
+
+GROWS = ("rounds", "budget.teacher_tokens")
+FREE = (
+    "placement",
+    "failures",
+    "policy_seconds",
+    *(f"{r}.{f}" for r in ("student", "teacher", "learner", "evaluator") for f in ("gpus", "deadline")),
+)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment.
+
+    Args:
+        overrides: `key=value`, the key with dots, the value as YAML: `update.sft.learning_rate=1e-4`.
+
+    Raises:
+        ConfigError: the file is missing or no YAML; a key is unknown (names the nearest); a value has the wrong type.
+    """
+    try:
+        told = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise ConfigError(f"there is no experiment file {path}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(told, dict):
+        raise ConfigError(f"{path} holds a {type(told).__name__}; an experiment is keys and values.")
+    return resolve(told, overrides, path)
+
+
+def resolve(told: Mapping[str, Any], overrides: Sequence[str] = (), path: Path | None = None) -> Experiment:
+    """Keys and values, checked. See `load`."""
+    merged: dict[str, Any] = _copied(told)
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign:
+            raise ConfigError(f"{override!r} is no override; write key=value, e.g. rounds=3.")
+        _put(merged, key.strip(), _value(value), override)
+    try:
+        return Experiment.model_validate(merged)
+    except ValidationError as e:
+        raise ConfigError("; ".join(_said(error, path) for error in e.errors())) from None
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fixed fields that differ between two dumped configs, by dotted name.
+
+    >>> changed({"seed": 0, "rounds": 2}, {"seed": 1, "rounds": 3})
+    {'seed': (0, 1)}
+    """
+    a, b = dict(_flat(before)), dict(_flat(after))
+    return {
+        key: (a.get(key), b.get(key))
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key) and key not in GROWS and key not in FREE
+    }
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The likeliest of the known names; never empty."""
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+
+
+def _said(error: Any, path: Path | None) -> str:
+    where = ".".join(str(x) for x in error["loc"])
+    place = f" in {path}" if path else ""
+    if error["type"] == "extra_forbidden":
+        model: Any = Experiment
+        for part in error["loc"][:-1]:
+            model = model.model_fields[part].annotation
+        return (
+            f"unknown key `{where}`{place}; the nearest is `{nearest(str(error['loc'][-1]), list(model.model_fields))}`"
+        )
+    return f"`{where}`{place}: {error['msg']}, got {error['input']!r}"
+
+
+def _value(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, override: str) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = tree.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"{override!r}: `{parent}` is a value, not a group of keys.")
+        tree = below
+    tree[last] = value
+
+
+def _copied(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {str(k): _copied(v) for k, v in tree.items()}
+    if isinstance(tree, str):  # `lr: 1e-4` in a file is text to YAML 1.1, a number to its writer
+        return _value(tree) if tree[:1].isdigit() and "e" in tree.lower() else tree
+    return tree
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for key, value in tree.items():
+        name = f"{above}{key}"
+        found += _flat(value, f"{name}.") if isinstance(value, Mapping) and value else [(name, value)]
+    return found

@@ -1,0 +1,229 @@
+"""From an experiment to a run: everything is checked before anything is written, then the cycle runs in its folder.
+
+report = tutorloop.launch("examples/arithmetic.yaml", run_dir="runs/a", overrides=["rounds=3"])
+"""
+
+import hashlib
+import platform
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from ..agents.cast import Cast, Seat
+from ..agents.hosts import InProcess
+from ..agents.roles import Host, RoleSpec
+from ..evals.pools import Course
+from ..evals.rows import atomic_write
+from ..policies.rounds import Report
+from ..policies.slots import Stages
+from .book import Book
+from .config import ConfigError, CourseConfig, Experiment, changed, load, resolve
+from .courses import data_files, make
+from .journal import SCHEMA, JournalError, Tick, locked
+from .methods import stages_of
+from .tutoring import run
+
+PACKAGES = ("tutorloop", "torch", "transformers", "peft", "trl", "ray", "datasets", "langchain-core")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or SIGTERM from a scheduler that wants the machine back: the run is paused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A checked experiment: nothing is written yet, nothing is started."""
+
+    experiment: Experiment
+    stages: Stages
+    sources: Mapping[str, str]
+    """sha256 of each file outside the package that shapes the run: policies, methods, data."""
+    folder: Path
+    """Of the experiment's file; relative paths in it are taken from here."""
+
+
+def prepare(experiment: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> Prepared:
+    """Check an experiment as far as that goes without starting anything.
+
+    Raises:
+        ConfigError: what is wrong, what was given, what to do.
+    """
+    if isinstance(experiment, Mapping):
+        config, folder = resolve(experiment, overrides), Path.cwd()
+    else:
+        config, folder = load(Path(experiment), overrides), Path(experiment).resolve().parent
+    stages, sources = stages_of(config, folder)
+    for learner in {m.learner for m in stages} - {"student"}:
+        raise ConfigError(f"method {config.method!r} trains {learner!r}; only the student can be trained so far.")
+    for file in data_files(config.course, folder):
+        if not file.exists():
+            raise ConfigError(f"`course` names {file}, which does not exist.")
+        sources = {**sources, file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+    return Prepared(experiment=config, stages=stages, sources=sources, folder=folder)
+
+
+def launch(
+    experiment: Path | str | Mapping[str, Any],
+    run_dir: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    tick: Tick | None = None,
+) -> Report:
+    """Start a run, resume it, or continue it with more rounds or budget: always the same call.
+
+    Raises:
+        ConfigError: the experiment is wrong, or a fixed field was changed against what the folder was begun with.
+        JournalError: the folder is in use, damaged, or another schema's.
+        Interrupted: paused by Ctrl-C or SIGTERM; the same call goes on.
+    """
+    ready, root = prepare(experiment, overrides), Path(run_dir)
+    record = _record(ready, root)
+    book = Book.open(root, seed=ready.experiment.seed, tick=tick)
+    book.budget, book.failures = ready.experiment.budget.value(), ready.experiment.failures
+    try:
+        atomic_write(book.root / "run.json", to_json(record, indent=1))
+        book.settle("running")
+        with _interruptible():
+            course = book.step("course", partial(_course, ready, book.root), ready.experiment.course)
+            with _placed(ready, book) as cast:
+                return run(course, ready.stages, cast, book)
+    except KeyboardInterrupt as e:
+        book.settle("paused", str(e) or "interrupted")
+        raise
+    except BaseException as e:
+        book.settle("failed", f"{type(e).__name__}: {e}")
+        raise
+    finally:
+        book.release()
+
+
+def _course(ready: Prepared, root: Path, config: CourseConfig) -> Course:
+    return make(config, ready.experiment.seed, ready.experiment.student, ready.folder, root)
+
+
+def _record(ready: Prepared, root: Path) -> dict[str, Any]:
+    """What `run.json` will hold; refused when a fixed field differs from what the folder was begun with."""
+    config = ready.experiment.model_dump(mode="json")
+    record = {"schema": SCHEMA, "config": config, "sources": dict(ready.sources), "environment": environment()}
+    path = root / "run.json"
+    if not path.exists():
+        if root.exists() and any(p.name != "lock" for p in root.iterdir()):
+            raise JournalError(f"{root} is not empty and holds no run (no run.json). Choose another --run-dir.")
+        return record
+    if locked(root):
+        raise JournalError(f"{root} is in use by another process. Wait for it, or use another --run-dir.")
+    before = from_json(path.read_bytes())
+    if before["schema"] != SCHEMA:
+        raise JournalError(f"{root} was written with schema {before['schema']}, this is {SCHEMA}. Use a new --run-dir.")
+    differ = [f"`{key}` was {a!r}, is {b!r}" for key, (a, b) in changed(before["config"], config).items()]
+    differ += [f"`{k}` has changed" for k, v in ready.sources.items() if before["sources"].get(k, v) != v]
+    differ += [f"`{k}` is new" for k in ready.sources if k not in before["sources"]]
+    if differ:
+        raise ConfigError(
+            f"{root} was begun with another experiment: {'; '.join(differ)}. Its rounds would not be comparable. "
+            "Undo the change, or start a run of its own: --run-dir NEW"
+        )
+    for key, was, now in _shrunk(before["config"], config):
+        raise ConfigError(f"`{key}` may grow and not shrink: {root} has {was}, asked for {now}.")
+    return {**record, "environment": before["environment"]}
+
+
+def _shrunk(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    pairs = [("rounds", before["rounds"], after["rounds"])]
+    pairs += [("budget.teacher_tokens", before["budget"]["teacher_tokens"], after["budget"]["teacher_tokens"])]
+    for key, was, now in pairs:
+        if was is not None and now is not None and now < was:
+            yield key, was, now
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for the record."""
+    found = {name: version(name) for name in PACKAGES}
+    return {"python": sys.version.split()[0], "machine": platform.machine(), "system": platform.system(), **found}
+
+
+def role_specs(ready: Prepared, root: Path) -> dict[str, RoleSpec]:
+    """The four roles of this experiment. The evaluator and the learner hold the student's model."""
+    config = ready.experiment
+    student, teacher = config.student, config.teacher
+    here = ready.folder
+
+    def spec(role: Any, place: Any, model: Any) -> RoleSpec:
+        path = here / model.model
+        return RoleSpec(
+            role=role,
+            engine=model.engine,
+            root=root,
+            model=str(path) if model.model and path.exists() else model.model,
+            revision=model.revision,
+            dtype=model.dtype,
+            max_tokens=model.max_tokens,
+            temperature=model.temperature,
+            options=model.options,
+            threads=place.threads,
+            gpus=place.gpus,
+            deadline=place.deadline,
+            seed=config.seed,
+        )
+
+    return {
+        "student": spec("student", student, student),
+        "evaluator": spec("evaluator", config.evaluator, student),
+        "teacher": spec("teacher", teacher, teacher),
+        "learner": spec("learner", config.learner, student),
+    }
+
+
+@contextmanager
+def _placed(ready: Prepared, book: Book) -> Iterator[Cast]:
+    """The cast, in actors or in this process; closed whatever happens."""
+    specs = role_specs(ready, book.root)
+    hosts: dict[str, Host] = {}
+    ray_runs: AbstractContextManager[None] = nullcontext()
+    if ready.experiment.placement == "ray":
+        from ..agents import placement
+
+        placement.start(specs=list(specs.values()))
+        ray_runs = _closing(placement.stop)
+        hosts = {name: placement.Actor(spec) for name, spec in specs.items()}
+    else:
+        hosts = {name: InProcess(spec) for name, spec in specs.items()}
+    seats = {name: Seat(spec=specs[name], host=host) for name, host in hosts.items()}
+    cast = Cast(root=book.root, seats=seats, shelf=book, policy_seconds=ready.experiment.policy_seconds)
+    with ray_runs, _closing(cast.close):
+        yield cast
+
+
+@contextmanager
+def _closing(close: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        close()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM pause the run. Every commit is atomic, so it may be left anywhere."""
+
+    def pause(number: int, _: Any) -> None:
+        raise Interrupted(f"interrupted by {signal.Signals(number).name}; the same command goes on")
+
+    try:
+        old = {s: signal.signal(s, pause) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

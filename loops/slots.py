@@ -1,0 +1,288 @@
+"""The verbs of a round: rows on disk -> rows on disk. Each runs the method's slot, item by item or on the whole round.
+
+Per item (attempt, verify, teach, check): a shard at a time, as one wave; a shard is committed whole or repeated whole.
+An item that fails is a `Failure`; when more than a stated share of a table has failed the run stops and says of what.
+The whole round at once (select, triage, curate, update): in memory, as one step.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from random import Random
+from typing import Any, TypeVar
+
+from ..agents.roles import Job
+from ..agents.room import ItemRoom, RoundRoom, TrainingRoom
+from ..agents.waves import call
+from ..evals.pools import Pool
+from ..evals.records import Attempt, Failure, Problem, State, Verdict
+from ..evals.rows import Rows, read_part, record_type
+from ..policies.curating import fill
+from ..policies.records import Case, Example, Lesson
+from ..policies.rounds import Plan, Reports
+from ..policies.slots import Method
+from ..policies.teaching import as_lesson
+from .journal import Journal
+
+A = TypeVar("A")
+T = TypeVar("T")
+SHARD = 64
+
+
+class TooManyFailures(RuntimeError):
+    """More than the stated share of the items of a table have failed."""
+
+
+@dataclass
+class Slots:
+    """One round's verbs."""
+
+    method: Method
+    plan: Plan
+    room: RoundRoom
+    book: Journal
+    reports: Reports
+    failure_share: float
+    """Of a table; above it the run stops."""
+
+    def __post_init__(self) -> None:
+        self.room.train = self._train
+        self.trainings = 0
+
+    def select(self, practice: Pool) -> Rows[Problem]:
+        """What is asked this round."""
+        if self.method.select is None and self.plan.ask is None:
+            return practice.problems
+        return self._step("select", self._select, practice.problems)
+
+    def attempt(self, problems: Rows[Problem]) -> Rows[Case]:
+        """What the learner reveals; graded."""
+        return self._step("attempt", self._attempt, problems, self.plan.serving)
+
+    def verify(self, cases: Rows[Case]) -> Rows[Case]:
+        """Where it goes wrong."""
+        return cases if self.method.verify is None else self._step("verify", self._verify, cases, self.plan.serving)
+
+    def triage(self, cases: Rows[Case]) -> Rows[Case]:
+        """Who gets the teacher's time."""
+        self._show(cases)
+        chosen = cases if self.method.triage is None else self._step("triage", self._triage, cases)
+        self.room.index |= {c.id: c for c in chosen}
+        return chosen
+
+    def teach(self, cases: Rows[Case]) -> Rows[Lesson]:
+        """The policy, case by case."""
+        return self._step("teach", self._teach, cases, self.plan.serving)
+
+    def check(self, lessons: Rows[Lesson]) -> Rows[Lesson]:
+        """Whether each lesson is sound."""
+        return self._step("check", self._check, lessons, self.plan.serving)
+
+    def curate(self, lessons: Rows[Lesson]) -> Rows[Example]:
+        """Examples of the sound lessons, filled with rehearsal."""
+        earlier = [r.tables.examples for r in self.reports if r.tables]
+        return self._step("curate", self._curate, lessons, self.plan.rows, self.plan.fill, self.plan.new, earlier)
+
+    def update(self, examples: Rows[Example]) -> State:
+        """The new state; without an example, the one that the round started from."""
+        if not len(examples):
+            return self.plan.start
+        return self._step("update", self._update, examples, self.plan.start, self.plan.reference, self.plan.settings)
+
+    # ---- the steps
+
+    def _step(self, slot: str, do: Callable[..., T], *args: Any) -> T:
+        return self.book.step(self.plan.key(slot), do, *args)
+
+    def _select(self, practice: Rows[Problem]) -> Rows[Problem]:
+        problems = list(practice)
+        if self.method.select is not None:
+            wave = self.room.wave("select")
+            problems = list(self._whole(wave, "select", lambda room: call(self.method.select, problems, room)))
+        elif self.plan.ask is not None:
+            first = (self.plan.number - 1) * self.plan.ask
+            order = [i for lap in range(2 + first // len(problems)) for i in self._shuffled(len(problems), lap)]
+            problems = [problems[i] for i in order[first : first + min(self.plan.ask, len(problems))]]
+        return self.book.table(self.plan.key("select"), Problem, problems)
+
+    def _shuffled(self, n: int, lap: int) -> list[int]:
+        order = list(range(n))
+        Random(f"{self.plan.seed}/select/{lap}").shuffle(order)
+        return order
+
+    def _attempt(self, problems: Rows[Problem], serving: object) -> Rows[Case]:
+        labels = self._labels()
+
+        async def one(problem: Problem, room: ItemRoom) -> list[Case]:
+            case = Case(id=problem.id, problem=problem, history=tuple(labels[problem.id]))
+            if self.method.attempt is None:
+                return [case]
+            found = await call(self.method.attempt, problem, room)
+            attempts = tuple(_several(found, Attempt, "an Attempt or several"))
+            grades = tuple(room.mark(problem, a) for a in attempts)
+            return [replace(case, attempts=attempts, grades=grades, gold_seen=room.gold_seen)]
+
+        return self._each("attempt", Case, problems, one)
+
+    def _verify(self, cases: Rows[Case], serving: object) -> Rows[Case]:
+        async def one(case: Case, room: ItemRoom) -> list[Case]:
+            found = await call(self.method.verify, case, room)
+            verdicts = tuple(_several(found, Verdict, "a Verdict, several, or None"))
+            return [replace(case, verdicts=case.verdicts + verdicts, gold_seen=case.gold_seen or room.gold_seen)]
+
+        return self._each("verify", Case, cases, one)
+
+    def _triage(self, cases: Rows[Case]) -> Rows[Case]:
+        wave = self.room.wave("triage")
+        chosen = self._whole(wave, "triage", lambda room: call(self.method.triage, self.room.cases, room))
+        seen: Counter[str] = Counter()
+        kept = []
+        for case in _several(chosen, Case, "cases"):
+            seen[case.id] += 1
+            kept.append(case if seen[case.id] == 1 else replace(case, id=f"{case.id}#{seen[case.id]}"))
+        return self.book.table(self.plan.key("triage"), Case, kept)
+
+    def _teach(self, cases: Rows[Case], serving: object) -> Rows[Lesson]:
+        async def one(case: Case, room: ItemRoom) -> list[Lesson]:
+            room.gold_seen = case.gold_seen
+            if self.method.teach is None:
+                return []
+            said = await call(self.method.teach, case, room)
+            what = "a text, a Lesson, several, or None"
+            told: list[str | Lesson] = _several(said, (str, Lesson), what)
+            lessons = [as_lesson(x) for x in told if x != ""]
+            return [self._signed(lesson, i, case, room) for i, lesson in enumerate(lessons)]
+
+        return self._each("teach", Lesson, cases, one)
+
+    def _signed(self, lesson: Lesson, i: int, case: Case, room: ItemRoom) -> Lesson:
+        """What the framework knows of a lesson and no policy can claim: for whom, in sight of what, at what cost."""
+        id = f"{self.plan.number}/{case.id}/{i}"
+        problem = lesson.problem and replace(
+            lesson.problem, id=id, parent=case.problem.id, domain=lesson.problem.domain or case.problem.domain
+        )
+        return replace(
+            lesson,
+            id=id,
+            case=case.id,
+            problem=problem,
+            gold_seen=lesson.gold_seen or room.gold_seen,
+            own=lesson.target in room.own,
+            verdict=None,
+            cost=room.cost if i == 0 else replace(lesson.cost, calls=0, tokens_in=0, tokens_out=0, reused=0),
+        )
+
+    def _check(self, lessons: Rows[Lesson], serving: object) -> Rows[Lesson]:
+        async def one(lesson: Lesson, room: ItemRoom) -> list[Lesson]:
+            verdict = await call(self.method.check, lesson, room)
+            (found,) = _several(verdict, Verdict, "a Verdict")
+            return [replace(lesson, verdict=found)]
+
+        return self._each("check", Lesson, lessons, one)
+
+    def _curate(self, lessons: Rows[Lesson], rows: int, by: object, new: float, earlier: object) -> Rows[Example]:
+        everything = list(lessons)
+        room = self.room.enter("curate", "", self.room.wave("curate"))
+        sound = {x.id for x in everything if x.sound}
+        # Whatever a curator returns: no completion from an unsound lesson is ever learnt.
+        examples = [e for e in self.method.curate(everything, room) if e.lesson in sound]
+        before = chain.from_iterable(r.tables.examples for r in self.reports if r.tables)
+        lived = {e.id: e for e in before if e.origin in ("lesson", "gold")}
+        filled = fill(
+            examples,
+            lived.values(),
+            (c for c in self.room.cases if c.attempts),
+            rows=rows,
+            share=new,
+            by=self.plan.fill,
+            rng=room.rng,
+        )
+        return self.book.table(self.plan.key("curate"), Example, filled)
+
+    def _update(self, examples: Rows[Example], start: State, reference: State | None, settings: object) -> State:
+        room = TrainingRoom(round=self.room, slot="update", item="", wave=self.room.wave("update"), index=0)
+        state = self.method.update(list(examples), room)
+        if not isinstance(state, State):
+            raise TypeError(f"`update` returned {type(state).__name__}; a recipe returns the `State` of `room.train`")
+        return state
+
+    def _train(self, examples: Sequence[Example], loss: str, *, start: State, reference: State | None = None) -> State:
+        """One training as a step of its own: a crash in the DPO does not repeat the SFT."""
+        if loss not in ("sft", "dpo"):
+            raise ValueError(f"`loss` is 'sft' or 'dpo', got {loss!r}")
+        self.trainings += 1
+        key = self.plan.key(f"train-{self.trainings}-{loss}")
+        job = Job(
+            loss="sft" if loss == "sft" else "dpo",
+            start=start,
+            reference=reference,
+            examples=self.book.table(key, Example, examples),
+            name=f"{self.plan.learner}-r{self.plan.number:04d}-{self.trainings}-{loss}",
+            settings=self.plan.settings.get(loss, {}),
+            lora=self.plan.settings.get("lora", {}),
+            rate=self.plan.rate,
+            seed=self.plan.seed,
+        )
+        return self.book.step(key, self.room.cast.train, job).state
+
+    # ---- how a slot is run
+
+    def _each(
+        self, slot: str, of: type[T], items: Rows[A], one: Callable[[A, ItemRoom], Coroutine[Any, Any, list[T]]]
+    ) -> Rows[T]:
+        failed: list[Failure] = []
+        limit = self.failure_share * len(items)
+
+        def make(shard: int) -> list[T | Failure]:
+            batch: list[A] = read_part(items.root, items.parts[shard], record_type(items.of))
+            names = [str(getattr(item, "id", "")) for item in batch]
+            wave = self.room.wave(slot)
+            results = wave.run(names, lambda i: one(batch[i], self.room.enter(slot, names[i], wave, i)))
+            failed.extend(r for r in results if isinstance(r, Failure))
+            if len(failed) > limit:
+                raise TooManyFailures(_commonest(slot, failed, len(items)))
+            return [x for r in results for x in ([r] if isinstance(r, Failure) else r)]
+
+        return self.book.shards(self.plan.key(slot), of, len(items.parts), make)
+
+    def _whole(self, wave: Any, slot: str, do: Callable[[ItemRoom], Coroutine[Any, Any, T]]) -> T:
+        async def start(_: int) -> T:
+            return await do(self.room.enter(slot, "", wave))
+
+        (result,) = wave.run([slot], start)
+        if isinstance(result, Failure):
+            raise TooManyFailures(f"the `{slot}` slot failed: {result.error}")
+        return result  # type: ignore[no-any-return]
+
+    def _show(self, cases: Rows[Case]) -> None:
+        self.room.cases = list(cases)
+        self.room.index = {c.id: c for c in self.room.cases}
+
+    def _labels(self) -> dict[str, list[str]]:
+        """How each problem was graded in earlier rounds."""
+        labels: dict[str, list[str]] = defaultdict(list)
+        for report in self.reports:
+            for case in report.tables.answered if report.tables else ():
+                labels[case.problem.id] += [g.label for g in case.grades[:1]]
+        return labels
+
+
+def _several(said: Any, kind: type[T] | tuple[type, ...], what: str) -> list[T]:
+    """What a slot returned, as a list.
+
+    >>> _several(None, str, "a text"), _several("a", str, "a text"), _several(["a", "b"], str, "a text")
+    ([], ['a'], ['a', 'b'])
+    """
+    if said is None:
+        return []
+    items = [said] if isinstance(said, kind) else said
+    if not isinstance(items, list | tuple) or not all(isinstance(x, kind) for x in items):
+        raise TypeError(f"returned {type(said).__name__}: {str(said)[:80]!r}; this slot returns {what}")
+    return list(items)
+
+
+def _commonest(slot: str, failed: Sequence[Failure], n: int) -> str:
+    found = Counter(f.error for f in failed).most_common(3)
+    told = "; ".join(f"{count} x {error}" for error, count in found)
+    return f"`{slot}`: {len(failed)} of {n} items failed, more than `failures` allows. {told}"

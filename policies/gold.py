@@ -1,0 +1,47 @@
+"""The control without a teacher: the data set's own work for the same wrong cases, topped up with fresh practice.
+
+Same rounds, same rows, same rehearsal as `tailored`. What is missing is whatever tailoring adds.
+"""
+
+from dataclasses import dataclass
+
+from ..evals.arithmetic import anything, solve
+from .attempting import answer
+from .checking import Sound
+from .curating import corrections
+from .records import Case, Lesson
+from .room import Room
+from .rounds import Rounds
+from .slots import Method
+from .teaching import Task, practice_lesson
+from .triage import wrong
+from .updating import sft
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldWork:
+    """The gold solution of the case, and fresh practice with its gold work: not for this mistake, but of any kind."""
+
+    practice: int = 4
+    """Fresh problems a case, in domains where the package can write them."""
+
+    def __call__(self, case: Case, room: Room) -> list[Lesson]:
+        lessons = [Lesson(act="gold", text=(work := room.gold(case).solution), target=work)]
+        if case.problem.domain == "arithmetic":
+            fresh = (anything(room.rng) for _ in range(self.practice))
+            lessons += [practice_lesson(case, Task(question=q, work=solve(q))) for q in fresh]
+        return lessons
+
+
+METHOD = Method(
+    name="gold",
+    summary="control: gold work for the same cases and fresh untargeted practice, by SFT; no teacher",
+    requires=("gold",),
+    attempt=answer,
+    triage=wrong,
+    teach=GoldWork(),
+    check=Sound(kinds=("gold", "steps")),
+    curate=corrections,
+    update=sft,
+    rounds=Rounds(times=5, rows=500, decay=0.8),
+)

@@ -1,0 +1,37 @@
+"""Who gets the teacher's time."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+
+from .records import Case
+from .room import Room
+from .teaching import diagnosed
+
+
+def wrong(cases: Sequence[Case], room: Room) -> list[Case]:
+    """Every case that is not right; a truncated attempt is no error to teach from."""
+    return [c for c in cases if not c.right and not any(g.label == "truncated" for g in c.grades)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balanced:
+    """Wrong cases, the diagnosed mistakes taking turns: a rare mistake is not crowded out by a common one.
+
+    By count alone the rare ones would be the last to be learnt, whatever the setting.
+    """
+
+    each: int | None = None
+    """At most so many cases for one mistake; `None`: all. Undiagnosed cases are one group."""
+    limit: int | None = None
+
+    def __call__(self, cases: Sequence[Case], room: Room) -> list[Case]:
+        groups: dict[str, list[Case]] = defaultdict(list)
+        for case in wrong(cases, room):
+            groups[diagnosed(case)].append(case)
+        for group in groups.values():
+            room.rng.shuffle(group)
+        turns = zip_longest(*(groups[name][: self.each] for name in sorted(groups)))
+        picked = [c for c in chain.from_iterable(turns) if c is not None]
+        return [replace(c, reason=diagnosed(c) or "undiagnosed") for c in picked[: self.limit]]

@@ -1,0 +1,24 @@
+"""Recipes: how examples become a new state. Training itself is `room.train`, one durable step each."""
+
+from collections.abc import Sequence
+
+from ..evals.records import State
+from .records import Example
+from .room import Trainer
+
+
+def sft(examples: Sequence[Example], room: Trainer) -> State:
+    """Supervised fine-tuning on the completions."""
+    return room.train(examples, "sft", start=room.plan.start)
+
+
+def sft_then_dpo(examples: Sequence[Example], room: Trainer) -> State:
+    """SFT on all completions, then DPO of each correction over what it corrects (Rafailov et al. 2023).
+
+    DPO compares with the reference that the plan names; by default the state that the SFT has left.
+    """
+    taught = sft(examples, room)
+    pairs = [e for e in examples if e.rejected]
+    if not pairs:
+        return taught
+    return room.train(pairs, "dpo", start=taught, reference=room.plan.reference or taught)
