@@ -1,0 +1,41 @@
+# `make demo` and `make test` do all the set-up themselves, in .venv of this checkout.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+export HF_HUB_OFFLINE ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup demo test test-slow lint student clean
+
+setup: .venv/.ready
+
+# torch first and pinned: asked for by name alone, or by another package, pip would take gigabytes of another build.
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	mkdir -p .typing && ln -sfn .. .typing/tutorloop
+	touch $@
+
+demo: setup
+	$(BIN)/tutorloop run examples/arithmetic.yaml --run-dir runs/arithmetic
+
+test: setup
+	$(BIN)/pytest -m "not slow and not gpu"
+
+# Minutes: rebuilds the shipped student, kills real trainings, runs whole experiments on the real student.
+test-slow: setup
+	$(BIN)/pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+# The student that ships with the package, from nothing.
+student: setup
+	$(BIN)/python -m tutorloop.agents.pretrain --out evals/arithmetic/student
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
