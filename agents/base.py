@@ -158,6 +158,8 @@ def settle(spec: RoleSpec) -> None:
         raise ValueError(f"the {spec.role} asks for {spec.gpus:g} GPU and this process sees none. Set `gpus` to 0.")
     torch.set_num_threads(spec.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a tenth of a training
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 

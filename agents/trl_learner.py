@@ -112,6 +112,9 @@ class TrlLearner:
 
     def train(self, job: Job) -> Trained:
         self._trained = ("", None)
+        if self.base.device == "cuda":  # a trainer is a ring of references; until it is collected it holds its model
+            gc.collect()
+            torch.cuda.empty_cache()
         rows = Rows(self.base.chat, job)
         args = self._arguments(job, rows)
         transformers.set_seed(job.seed)
@@ -141,8 +144,6 @@ class TrlLearner:
         state = self._save(job, model)
         self._trained = (state.digest, model)
         steps, tokens = trainer.state.global_step, int(trainer.state.num_input_tokens_seen)
-        del trainer
-        gc.collect()
         return Trained(state=state, first_loss=losses[0], last_loss=losses[-1], steps=steps, tokens=tokens, notes=notes)
 
     def trainer(self, job: Job, rows: "Rows", args: dict[str, Any], model: Any) -> Any:
@@ -292,7 +293,7 @@ class Rows:
         if job.loss == "sft" and not self.weighted:
             for row in rows:
                 del row["weights"]
-        self.dataset = Dataset.from_list(rows)
+        self.dataset: Any = Dataset.from_list(rows)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -301,7 +302,7 @@ class Rows:
         """Some pairs, spread over the rows: (prompt, chosen) and (prompt, rejected). Empty for SFT."""
         if self.loss == "sft":
             return []
-        some: Any = self.dataset.select(range(0, len(self), -(-len(self) // SAMPLED)))
+        some = self.dataset.select(range(0, len(self), -(-len(self) // SAMPLED)))
         return [[(r["prompt_ids"], r[f"{kind}_ids"]) for r in some] for kind in ("chosen", "rejected")]
 
     def _sft(self, chat: Any, example: Example) -> dict[str, list[Any]]:

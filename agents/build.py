@@ -1,0 +1,32 @@
+"""From a `RoleSpec` to the object that plays the role. Imports an engine only when one is asked for."""
+
+from typing import Any
+
+from .roles import RoleSpec
+
+
+def build(spec: RoleSpec) -> Any:
+    """The role: a `Server`, an `Examiner` or a `Learner`.
+
+    Raises:
+        ValueError: it cannot be built as it is specified; says why.
+    """
+    role: Any
+    if spec.engine == "scripted":
+        from . import scripted as engine
+
+        kinds: dict[str, Any] = {"learner": engine.ScriptedLearner, "teacher": engine.ScriptedTeacher}
+        role = kinds.get(spec.role, engine.ScriptedStudent)(spec)
+    elif spec.role == "learner":
+        from .trl_learner import TrlLearner
+
+        role = TrlLearner(spec)
+    else:
+        from .transformers_server import TransformersServer
+
+        role = TransformersServer(spec)
+    if spec.role == "evaluator":
+        from .evaluator import Evaluator
+
+        return Evaluator(role)
+    return role

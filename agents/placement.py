@@ -1,0 +1,256 @@
+"""Roles in Ray actors. The only file that imports Ray; the rest of the package cannot tell.
+
+    driver ── Ray ──┬── student/0    one role, one actor, one process: a `Holder`
+                    ├── learner/0
+                    └── evaluator/0
+
+Actors are never restarted by Ray: it would answer with a fresh object and say nothing. A dead or hung role is an
+exception here, and `restart` is the driver's decision. Each process logs to `<run>/logs/<role>.log`, where a crash or
+a hang leaves its traceback, and dies with the process that started it; no actor is detached.
+
+Not covered: training on several devices; a local Ray on Windows.
+"""
+
+import ctypes
+import faulthandler
+import gc
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read by the processes that Ray starts
+# Else Ray's servers listen on every interface, even where its node is asked to be 127.0.0.1. Read on import.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a role without GPUs sees none
+
+import ray
+from ray import exceptions as failed
+
+from .build import build
+from .roles import RoleDied, RoleHung, RoleSpec
+
+PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
+"""Variables of the driver's environment that a role sees wherever it runs; none of them is a secret."""
+
+_temporary: list[Path] = []
+
+
+def start(
+    cpus: int | None = None, *, specs: Sequence[RoleSpec] = (), address: str = "", insecure: bool = False
+) -> None:
+    """Start a local Ray on the loopback interface, without dashboard or telemetry; or join a cluster.
+
+    Args:
+        cpus: Cores that Ray counts; all. Roles take none of them: there may be more roles than cores.
+        specs: The roles to come; their GPUs are counted before anything waits for one.
+        address: Of an existing cluster.
+        insecure: Join a cluster that does not ask who joins.
+
+    Raises:
+        ValueError: there are not as many GPUs as the roles ask for, or the cluster is open to everybody.
+    """
+    if address and not insecure and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ValueError(
+            f"the Ray cluster at {address} is joined without authentication: who reaches it can run code as you. "
+            "Start it with RAY_AUTH_MODE=token, and set that here as well; or override with `insecure`."
+        )
+    if not ray.is_initialized():
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "critical", "configure_logging": True}
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            _temporary.append(Path(tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))))
+            ray.init(
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=200 << 20,  # records travel, not tensors
+                _temp_dir=str(_temporary[-1]),  # sockets of this run, for this user
+                **quiet,
+            )
+            node = ray.util.get_node_ip_address()
+            if node != "127.0.0.1":
+                stop()
+                raise RuntimeError(
+                    f"Ray was imported before tutorloop and would listen on {node}, for everybody who reaches this "
+                    "machine. Import tutorloop.agents.placement first, or set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0."
+                )
+    try:
+        _enough_gpus(specs)
+    except ValueError:
+        stop()
+        raise
+
+
+def stop() -> None:
+    """Shut Ray down and remove what it left in the temporary folder."""
+    ray.shutdown()
+    while _temporary:
+        shutil.rmtree(_temporary.pop(), ignore_errors=True)
+
+
+class Actor:
+    """Implements `Host` with one Ray actor.
+
+    The role is built in the background; the first call waits for it, and raises what its constructor raised.
+    """
+
+    def __init__(
+        self,
+        spec: RoleSpec,
+        name: str = "",
+        factory: Callable[[RoleSpec], Any] = build,
+        runtime_env: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name or f"{spec.role}/0"
+        self.spec = replace(spec, root=spec.root.absolute())  # the actor may stand elsewhere
+        self.factory, self.runtime_env = factory, runtime_env
+        self.log = self.spec.root / "logs" / f"{self.name.replace('/', '-')}.log"
+        self.pid, self.handle = 0, cast(Any, None)
+        self._ready: Any = None  # the first two answers, until they are there
+        _enough_gpus([replace(spec, replicas=1)])
+        self._start()
+
+    def call(self, method: str, *args: Any) -> Any:
+        if self.handle is None:
+            raise RoleDied(f"{self.name} is gone; `restart` it before `{method}`.")
+        if self._ready is not None:
+            self._host, self.pid = self._wait(self._ready[0], "start")
+            self._wait(self._ready[1], "build")
+            self._ready = None
+        return self._wait(self.handle.call.remote(method, args), method)
+
+    def restart(self) -> None:
+        self.close()
+        self._start()
+
+    def close(self) -> None:
+        if self.handle is not None:
+            ray.kill(self.handle, no_restart=True)
+            if self.pid and self._host == socket.gethostname():
+                _end(self.pid)  # one that is stopped, or stuck in C, would not hear Ray
+        self.handle, self.pid = None, 0
+
+    def _start(self) -> None:
+        remote: Any = ray.remote(Holder)
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        self._mark = self.log.stat().st_size if self.log.exists() else 0
+        self._host = ""
+        self.handle = remote.options(
+            num_cpus=0,
+            num_gpus=self.spec.gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            runtime_env=dict(self.runtime_env) if self.runtime_env else None,
+        ).remote(self.spec, self.name, self.log, environment)
+        self._ready = self.handle.start.remote(), self.handle.build.remote(self.factory)
+
+    def _wait(self, answer: Any, method: str) -> Any:
+        try:
+            return ray.get(answer, timeout=self.spec.deadline)
+        except failed.GetTimeoutError:
+            self.close()
+            where = self._left("It hung here:")
+            if method == "start":
+                where = f" It had no process yet; Ray has {ray.available_resources()} free."
+            raise RoleHung(
+                f"{self.name} did not answer `{method}` within {self.spec.deadline:g} s and was ended.{where}"
+            ) from None
+        except failed.RayTaskError as e:
+            if isinstance(e.cause, Exception):
+                raise e.cause from None
+            raise
+        except failed.RayActorError as e:
+            pid, self.pid, self.handle = self.pid, 0, None
+            detail = next((line for line in str(e).splitlines() if "exit detail" in line), str(e))
+            raise RoleDied(
+                f"{self.name} (pid {pid or 'unknown'}) died in `{method}`. Ray says: {detail.strip()}"
+                + self._left("Its last words:")
+            ) from None
+
+    def _left(self, title: str) -> str:
+        """What this incarnation wrote to its log, the end of it."""
+        try:
+            with self.log.open("rb") as f:
+                f.seek(self._mark)
+                lines = f.read().decode(errors="replace").splitlines()
+        except OSError:
+            lines = []
+        if not lines:
+            return f" Its log {self.log} is empty."
+        return f"\n{title} (the end of {self.log})\n  " + "\n  ".join(lines[-40:])
+
+
+class Holder:
+    """In the actor: one role, its log, and a watch over the time that a call takes."""
+
+    def __init__(self, spec: RoleSpec, name: str, log: Path, environment: Mapping[str, str]) -> None:
+        _die_with_parent()
+        os.environ.update(environment)
+        # Set before torch is imported, which happens in `build`.
+        os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", OMP_NUM_THREADS=str(spec.threads))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log.open("ab", buffering=0)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(self.log.fileno(), stream.fileno())
+        faulthandler.enable(self.log)
+        self.spec, self.name, self.role = spec, name, None
+
+    def start(self) -> tuple[str, int]:
+        return socket.gethostname(), os.getpid()
+
+    def build(self, factory: Callable[[RoleSpec], Any]) -> None:
+        self.role = self._watched(lambda: factory(self.spec))
+        gc.freeze()  # the libraries' objects stay; looking through them costs each training 0.4 s
+
+    def call(self, method: str, args: tuple[Any, ...]) -> Any:
+        return self._watched(lambda: getattr(self.role, method)(*args))
+
+    def _watched(self, do: Callable[[], Any]) -> Any:
+        # Shortly before the driver gives up, write where we are: from a thread of its own, even if C code hangs.
+        faulthandler.dump_traceback_later(max(self.spec.deadline - 1.0, 0.8 * self.spec.deadline), file=self.log)
+        try:
+            return do()
+        except Exception as e:
+            e.add_note(f"In {self.name} (pid {os.getpid()}):\n{''.join(traceback.format_exception(e))}")
+            raise
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _enough_gpus(specs: Iterable[RoleSpec]) -> None:
+    wanted = [(s.role, s.gpus * s.replicas) for s in specs if s.gpus]
+    total, there = sum(n for _, n in wanted), ray.cluster_resources().get("GPU", 0.0)
+    if total > there:
+        raise ValueError(
+            f"the roles ask for {total:g} GPUs ({', '.join(f'{role} {n:g}' for role, n in wanted)}) and Ray has "
+            f"{there:g}. Ask for less, e.g. 0.3 of one each, or for none: `gpus` 0."
+        )
+
+
+def _die_with_parent() -> None:
+    """SIGKILL to this process when the raylet dies, which dies with the driver."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _end(pid: int) -> None:
+    for _ in range(20):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
