@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationInfo
-from pydantic_core import core_schema, from_json, to_json
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationInfo
+from pydantic_core import from_json, to_json
 
 from .records import Failure
 
@@ -46,6 +46,10 @@ class Part:
     """How many items of the shard are in the sibling `.failures.jsonl`."""
 
 
+def _here(stored: Any, info: ValidationInfo) -> Any:
+    return (info.context or {}).get("root", stored)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rows(Generic[T]):
     """An immutable table. Iterate it, or take `shards()`; `len`, `digest` cost nothing."""
@@ -53,8 +57,11 @@ class Rows(Generic[T]):
     of: str
     """Import path of the record type below the package, e.g. `policies.records:Case`."""
     parts: tuple[Part, ...] = ()
-    root: Path = field(default=Path(), compare=False, repr=False)
-    """The run folder; not part of the value."""
+    root: Annotated[Path, PlainSerializer(lambda _: ""), BeforeValidator(_here)] = field(
+        default=Path(), compare=False, repr=False
+    )
+    """The run folder; not part of the value. Never stored: it comes from the validation context, so a run can be moved.
+    """
 
     def __len__(self) -> int:
         return sum(p.n for p in self.parts)
@@ -85,23 +92,6 @@ class Rows(Generic[T]):
             if part.failed:
                 path = _failures(self.root / part.path)
                 yield from (_adapter(Failure).validate_json(line) for line in path.read_bytes().splitlines())
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """Stored as `{"of", "parts"}`; the run folder comes from the validation context, so that a run can be moved."""
-
-        def load(value: Any, info: ValidationInfo) -> "Rows[Any]":
-            if isinstance(value, Rows):
-                return value
-            root = (info.context or {}).get("root", Path())
-            return Rows(of=value["of"], parts=_adapter(tuple[Part, ...]).validate_python(value["parts"]), root=root)
-
-        def dump(rows: "Rows[Any]") -> dict[str, Any]:
-            return {"of": rows.of, "parts": [vars(p) for p in rows.parts]}
-
-        return core_schema.with_info_plain_validator_function(
-            load, serialization=core_schema.plain_serializer_function_ser_schema(dump)
-        )
 
 
 def write_part(root: Path, path: str, records: Sequence[T], of: type[T], failures: Sequence[Failure] = ()) -> Part:
@@ -144,7 +134,8 @@ def read_part(root: Path, part: Part, of: type[T]) -> list[T]:
     if file_sha256(path) != part.sha256:
         raise DamagedRows(f"{path} is not the file that was written (sha256 differs). Restore it from a copy.")
     nested = [name for name, kind in _columns(cast(Any, of)).items() if kind is None]
-    rows = pq.read_table(path).to_pylist()
+    with pq.ParquetFile(path) as file:  # `read_table` would import pandas
+        rows = file.read().to_pylist()
     for row in rows:
         for name in nested:
             row[name] = from_json(row[name])

@@ -119,7 +119,9 @@ def read_asks(path: Path) -> Iterator[Entry]:
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        yield from TypeAdapter(list[Entry]).validate_python(pq.read_table(path).to_pylist())
+        with pq.ParquetFile(path) as file:
+            entries = file.read().to_pylist()
+        yield from TypeAdapter(list[Entry]).validate_python(entries)
         return
     if path.suffix != ".jsonl":
         return

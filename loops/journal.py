@@ -102,7 +102,8 @@ class Journal:
             JournalError: the step is on record for other inputs.
         """
         path = self.root / "steps" / f"{name}.json"
-        inputs = hashlib.sha256(to_json([args, kwargs])).hexdigest()
+        # Tables know the run folder; a run that was moved is the same run.
+        inputs = hashlib.sha256(to_json([args, kwargs]).replace(to_json(self.root), b'""')).hexdigest()
         codec: TypeAdapter[R] = TypeAdapter(get_type_hints(getattr(do, "func", do))["return"])  # a `partial`'s own
         started = time.perf_counter()
         if replayed := path.exists():
