@@ -7,13 +7,14 @@ import hashlib
 import platform
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import from_json, to_json
 
@@ -29,6 +30,7 @@ from .config import ConfigError, CourseConfig, Experiment, changed, load, resolv
 from .courses import data_files, make
 from .journal import SCHEMA, JournalError, Tick, locked
 from .methods import stages_of
+from .slots import TooManyFailures
 from .tutoring import run
 
 PACKAGES = ("tutorloop", "torch", "transformers", "peft", "trl", "ray", "datasets", "langchain-core")
@@ -36,6 +38,10 @@ PACKAGES = ("tutorloop", "torch", "transformers", "peft", "trl", "ray", "dataset
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, or SIGTERM from a scheduler that wants the machine back: the run is paused."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}; the same command goes on")
+        self.number = number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +89,7 @@ def launch(
         ConfigError: the experiment is wrong, or a fixed field was changed against what the folder was begun with.
         JournalError: the folder is in use, damaged, or another schema's.
         Interrupted: paused by Ctrl-C or SIGTERM; the same call goes on.
+        TooManyFailures: stopped, as more items failed than `failures` allows; a larger share goes on.
     """
     ready, root = prepare(experiment, overrides), Path(run_dir)
     record = _record(ready, root)
@@ -91,12 +98,17 @@ def launch(
     try:
         atomic_write(book.root / "run.json", to_json(record, indent=1))
         book.settle("running")
+        if not _begun(book.root):  # a course that was made for an experiment that never began
+            (book.root / "steps" / "course.json").unlink(missing_ok=True)
         with _interruptible():
             course = book.step("course", partial(_course, ready, book.root), ready.experiment.course)
             with _placed(ready, book) as cast:
                 return run(course, ready.stages, cast, book)
     except KeyboardInterrupt as e:
         book.settle("paused", str(e) or "interrupted")
+        raise
+    except TooManyFailures as e:
+        book.settle("stopped", str(e))
         raise
     except BaseException as e:
         book.settle("failed", f"{type(e).__name__}: {e}")
@@ -120,9 +132,14 @@ def _record(ready: Prepared, root: Path) -> dict[str, Any]:
         return record
     if locked(root):
         raise JournalError(f"{root} is in use by another process. Wait for it, or use another --run-dir.")
-    before = from_json(path.read_bytes())
+    try:
+        before = from_json(path.read_bytes())
+    except ValueError as e:
+        raise JournalError(f"{path} is damaged ({e}). Restore it from a copy, or use a new --run-dir.") from None
     if before["schema"] != SCHEMA:
         raise JournalError(f"{root} was written with schema {before['schema']}, this is {SCHEMA}. Use a new --run-dir.")
+    if not _begun(root):
+        return record
     differ = [f"`{key}` was {a!r}, is {b!r}" for key, (a, b) in changed(before["config"], config).items()]
     differ += [f"`{k}` has changed" for k, v in ready.sources.items() if before["sources"].get(k, v) != v]
     differ += [f"`{k}` is new" for k in ready.sources if k not in before["sources"]]
@@ -134,6 +151,11 @@ def _record(ready: Prepared, root: Path) -> dict[str, Any]:
     for key, was, now in _shrunk(before["config"], config):
         raise ConfigError(f"`{key}` may grow and not shrink: {root} has {was}, asked for {now}.")
     return {**record, "environment": before["environment"]}
+
+
+def _begun(root: Path) -> bool:
+    """Whether anything was answered in this folder. Until then a mistake in the experiment can still be mended."""
+    return (root / "rows").exists()
 
 
 def _shrunk(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -182,32 +204,76 @@ def role_specs(ready: Prepared, root: Path) -> dict[str, RoleSpec]:
     }
 
 
+@dataclass
+class _Late:
+    """Implements `Host`. Every role is started when the first one is called: a finished run starts nothing."""
+
+    name: str
+    company: "_Company"
+    greeted: bool = False
+
+    def call(self, method: str, *args: Any) -> Any:
+        host = self.company.host(self.name)
+        if not self.greeted:
+            try:
+                host.call("hello")
+            except (ValueError, OSError) as e:  # what its constructor raised
+                raise ConfigError(f"the {self.name} cannot be built as it is configured: {e}") from e
+            self.greeted = True
+        return host.call(method, *args)
+
+    def restart(self) -> None:
+        self.company.host(self.name).restart()
+
+    def close(self) -> None:
+        if self.name in self.company.hosts:
+            self.company.hosts[self.name].close()
+
+
+@dataclass
+class _Company:
+    """The roles' hosts, in actors or in this process, once there is something to do."""
+
+    specs: Mapping[str, RoleSpec]
+    placement: Literal["ray", "local"]
+    hosts: dict[str, Host] = field(default_factory=dict)
+    on_ray: bool = False
+
+    def host(self, name: str) -> Host:
+        if not self.hosts:
+            self.hosts = self._actors() if self.placement == "ray" else {n: InProcess(s) for n, s in self.specs.items()}
+        return self.hosts[name]
+
+    def _actors(self) -> dict[str, Host]:
+        from ..agents import placement
+
+        terminate = signal.getsignal(signal.SIGTERM)
+        self.on_ray = True
+        try:
+            placement.start(specs=list(self.specs.values()))
+            return {name: placement.Actor(spec) for name, spec in self.specs.items()}
+        except ValueError as e:
+            raise ConfigError(str(e)) from e
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place, which just exits
+
+    def close(self) -> None:
+        if self.on_ray:
+            from ..agents import placement
+
+            placement.stop()
+
+
 @contextmanager
 def _placed(ready: Prepared, book: Book) -> Iterator[Cast]:
     """The cast, in actors or in this process; closed whatever happens."""
     specs = role_specs(ready, book.root)
-    hosts: dict[str, Host] = {}
-    ray_runs: AbstractContextManager[None] = nullcontext()
-    if ready.experiment.placement == "ray":
-        from ..agents import placement
-
-        placement.start(specs=list(specs.values()))
-        ray_runs = _closing(placement.stop)
-        hosts = {name: placement.Actor(spec) for name, spec in specs.items()}
-    else:
-        hosts = {name: InProcess(spec) for name, spec in specs.items()}
-    seats = {name: Seat(spec=specs[name], host=host) for name, host in hosts.items()}
+    company = _Company(specs=specs, placement=ready.experiment.placement)
+    seats = {name: Seat(spec=spec, host=_Late(name, company)) for name, spec in specs.items()}
     cast = Cast(root=book.root, seats=seats, shelf=book, policy_seconds=ready.experiment.policy_seconds)
-    with ray_runs, _closing(cast.close):
+    with closing(company), closing(cast):
         yield cast
-
-
-@contextmanager
-def _closing(close: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        close()
 
 
 @contextmanager
@@ -215,7 +281,7 @@ def _interruptible() -> Iterator[None]:
     """SIGINT and SIGTERM pause the run. Every commit is atomic, so it may be left anywhere."""
 
     def pause(number: int, _: Any) -> None:
-        raise Interrupted(f"interrupted by {signal.Signals(number).name}; the same command goes on")
+        raise Interrupted(number)
 
     try:
         old = {s: signal.signal(s, pause) for s in (signal.SIGINT, signal.SIGTERM)}
