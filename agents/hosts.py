@@ -7,6 +7,7 @@ Not covered: in-process, a deadline is not kept. A call that hangs hangs the run
 """
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 from .build import build
@@ -20,11 +21,14 @@ class InProcess:
         self.name = name or f"{spec.role}/0"
         self.spec, self.factory = spec, factory
         self.role: Any = None
+        self.turn = Lock()
 
     def call(self, method: str, *args: Any) -> Any:
-        if self.role is None:
-            self.role = self.factory(self.spec)
-        return getattr(self.role, method)(*args)
+        # One at a time, as in an actor: a second thread would switch the adapter under the first one's feet.
+        with self.turn:
+            if self.role is None:
+                self.role = self.factory(self.spec)
+            return getattr(self.role, method)(*args)
 
     def restart(self) -> None:
         self.role = None

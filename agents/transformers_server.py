@@ -1,9 +1,9 @@
 """`transformers` as the engine of a student, a teacher, or the evaluator's replica: one model, several adapters.
 
 A state's adapter is loaded by `prove`, under the state's own name, and only a proven state answers. The last few that
-were used stay loaded; an older one is unloaded and has to be proven again. The batch is the shard, padded on the left,
-decoded with a cache, and never cut down when rows finish: another batch size moves log-probabilities by 1e-5, which is
-enough to flip a token now and then.
+were used stay loaded; an older one that is asked for again is loaded and proven anew, with the evidence of the first
+time. The batch is the shard, padded on the left, decoded with a cache, and never cut down when rows finish: another
+batch size moves log-probabilities by 1e-5, which is enough to flip a token now and then.
 
 Not covered: sampling on the device (tokens are drawn on the CPU, one generator per row), and several devices.
 """
@@ -50,7 +50,7 @@ class TransformersServer:
         self.net = self.base.load()
         self.peft: Any = None  # wraps `net` once there is an adapter
         self.names: dict[str, str] = {}  # digest of a loaded adapter -> its name; the last used one last
-        self.proven: set[str] = set()
+        self.proven: dict[str, Evidence] = {}  # by digest; loaded or not
         self._hello = Hello(incarnation=uuid4().hex, pid=os.getpid(), base=self.base.state)
 
     def hello(self) -> Hello:
@@ -67,25 +67,29 @@ class TransformersServer:
         try:
             self._same_digest(state)
             if state.weights:
-                if state.digest not in self.proven:
+                if state.digest not in self.proven or state.digest not in self.names:
                     self._load(state)
                 self._same_tensors(state)
             difference = compare(evidence, self.read(state, evidence.canaries))
         except PublishError:
             self._unload(state.digest)
+            self.proven.pop(state.digest, None)
             raise
-        self.proven.add(state.digest)
+        self.proven[state.digest] = evidence
         for digest in list(self.names)[:-KEPT]:
             self._unload(digest)
         return difference
 
     @torch.no_grad()
     def generate(self, state: State, requests: Sequence[Request]) -> list[Reply]:
-        if state.digest not in self.proven:
+        evidence = self.proven.get(state.digest)
+        if evidence is None:
             raise Unproven(
                 f"{state.name} ({state.digest[:12]}) is not proven in incarnation {self._hello.incarnation[:8]} "
                 f"of the {self.base.spec.role}. Call `prove` with its evidence first."
             )
+        if state.weights and state.digest not in self.names:
+            self.prove(evidence)  # it was unloaded meanwhile; what lies on disk may have changed
         settings = {**self.decoder, **_numbers(state.decoder)}
         prompts = [self.base.chat.prompt(r.messages, r.prefix) for r in requests]
         window = getattr(self.net.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
@@ -172,7 +176,6 @@ class TransformersServer:
         self.peft.eval()
 
     def _unload(self, digest: str) -> None:
-        self.proven.discard(digest)
         name = self.names.pop(digest, None)
         if name is not None and self.peft is not None and name in self.peft.peft_config:
             self.peft.delete_adapter(name)

@@ -26,17 +26,16 @@ from .roles import Canary, Hello, Job, Readings, RoleSpec, Trained
 # isort: split
 import torch
 import transformers
-from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from ..evals.records import State
 from ..evals.rows import sync_folder
-from ..policies.records import Example, Json
+from ..policies.records import Json
+from .trl_rows import PairsDPO, TokenRows, WeightedCollator, WeightedSFT
 from .weights import ADAPTER_CONFIG, adapter_digest
 
 LORA: Mapping[str, Json] = {
@@ -89,9 +88,6 @@ SERVED = {
 }
 """Fields of `LoraConfig` that every engine can serve. vLLM refuses the others, e.g. `modules_to_save` and DoRA."""
 
-SAMPLED = 32
-"""Pairs whose log-probabilities are read before and after a DPO."""
-
 
 class TrlLearner:
     """Implements `Learner`."""
@@ -115,7 +111,7 @@ class TrlLearner:
         if self.base.device == "cuda":  # a trainer is a ring of references; until it is collected it holds its model
             gc.collect()
             torch.cuda.empty_cache()
-        rows = Rows(self.base.chat, job)
+        rows = TokenRows(self.base.chat, job)
         args = self._arguments(job, rows)
         transformers.set_seed(job.seed)
         model = self._trainable(job)
@@ -127,10 +123,11 @@ class TrlLearner:
             trainer.train()
         model.eval()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        if not all(map(math.isfinite, losses)):
+        whole = all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad)
+        if not whole or not all(map(math.isfinite, losses)):
             raise FloatingPointError(
-                f"the training of {job.name} diverged: its loss became {losses[-1]} within {len(losses)} steps. Lower "
-                f"`learning_rate` (it was {args['learning_rate']:g})."
+                f"the training of {job.name} diverged: its loss is {losses[-1]} after {len(losses)} steps, and its "
+                f"weights are {'' if whole else 'not '}finite. Lower `learning_rate` ({args['learning_rate']:g})."
             )
         after = [[sum(logprobs(model, *pair)) for pair in pairs] for pairs in sample]
         notes: dict[str, Json] = {
@@ -146,7 +143,7 @@ class TrlLearner:
         steps, tokens = trainer.state.global_step, int(trainer.state.num_input_tokens_seen)
         return Trained(state=state, first_loss=losses[0], last_loss=losses[-1], steps=steps, tokens=tokens, notes=notes)
 
-    def trainer(self, job: Job, rows: "Rows", args: dict[str, Any], model: Any) -> Any:
+    def trainer(self, job: Job, rows: TokenRows, args: dict[str, Any], model: Any) -> Any:
         """The trainer of the job, built and ready."""
         kind: Any = PairsDPO if job.loss == "dpo" else WeightedSFT if rows.weighted else SFTTrainer
         config: Any = DPOConfig(**args) if job.loss == "dpo" else SFTConfig(**args)
@@ -175,7 +172,7 @@ class TrlLearner:
                 disable_dropout_in_model(model)  # TRL did so for its own
         model.set_adapter("default")
 
-    def _arguments(self, job: Job, rows: "Rows") -> dict[str, Any]:
+    def _arguments(self, job: Job, rows: TokenRows) -> dict[str, Any]:
         """Fields of the trainer's config: our defaults, then the job's settings."""
         kind, ours = (SFTConfig, SFT) if job.loss == "sft" else (DPOConfig, DPO)
         known(job.settings, {f.name for f in fields(kind) if f.init}, f"field of `{kind.__name__}`")
@@ -269,96 +266,6 @@ class TrlLearner:
         part.rename(target)
         sync_folder(states)
         return state
-
-
-class Rows:
-    """The examples of a job as token ids, in the form that TRL's collators take."""
-
-    def __init__(self, chat: Any, job: Job) -> None:
-        self.loss, self.dropped, self.weighted = job.loss, 0, False
-        limit: Any = job.settings.get("max_length") or math.inf
-        rows: list[dict[str, list[Any]]] = []
-        for example in job.examples:
-            if job.loss == "dpo" and not example.rejected:
-                continue
-            row = self._sft(chat, example) if job.loss == "sft" else self._dpo(chat, example)
-            if max(sum(len(row[key]) for key in keys) for keys in LENGTHS[job.loss]) > limit:
-                self.dropped += 1
-            else:
-                rows.append(row)
-        if not rows:
-            what = "no example" if job.loss == "sft" else "no example with a rejected answer"
-            dropped = f" ({self.dropped} were longer than `max_length`)" if self.dropped else ""
-            raise ValueError(f"{job.name}: there is {what} to learn from{dropped}.")
-        if job.loss == "sft" and not self.weighted:
-            for row in rows:
-                del row["weights"]
-        self.dataset: Any = Dataset.from_list(rows)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def sample(self) -> list[list[tuple[list[int], list[int]]]]:
-        """Some pairs, spread over the rows: (prompt, chosen) and (prompt, rejected). Empty for SFT."""
-        if self.loss == "sft":
-            return []
-        some = self.dataset.select(range(0, len(self), -(-len(self) // SAMPLED)))
-        return [[(r["prompt_ids"], r[f"{kind}_ids"]) for r in some] for kind in ("chosen", "rejected")]
-
-    def _sft(self, chat: Any, example: Example) -> dict[str, list[Any]]:
-        prompt, reply = chat.pair(example.prompt, example.completion)
-        if example.weight != 1 or example.spans:
-            self.weighted = True
-        weights = [example.weight * w for w in chat.weigh(example.prompt, example.completion, example.spans)]
-        nothing = [-100] * len(prompt)
-        return {"input_ids": prompt + reply, "labels": nothing + reply, "weights": [0.0] * len(prompt) + weights}
-
-    def _dpo(self, chat: Any, example: Example) -> dict[str, list[Any]]:
-        if example.weight != 1 or example.spans:
-            raise ValueError(
-                f"example {example.id!r} has a weight or spans, and DPO compares whole answers: TRL has no place for "
-                "them. Train it with SFT, or leave them at their defaults."
-            )
-        prompt, chosen = chat.pair(example.prompt, example.completion)
-        _, rejected = chat.pair(example.prompt, example.rejected)
-        return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
-
-
-LENGTHS = {"sft": (("input_ids",),), "dpo": (("prompt_ids", "chosen_ids"), ("prompt_ids", "rejected_ids"))}
-
-
-class PairsDPO(DPOTrainer):  # type: ignore[misc]
-    """TRL's, with rows that are token ids already: those that the server would write, up to the stop token."""
-
-    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        return dataset
-
-
-class WeightedSFT(SFTTrainer):  # type: ignore[misc]
-    """The sum over tokens of weight times loss, over the number of supervised tokens: with weights of 1, TRL's own."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs["args"].remove_unused_columns = False  # they hold the weights
-        super().__init__(**kwargs)
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        weights = inputs.pop("weights")
-        out = model(**inputs, use_cache=False, fused_lm_head=True)
-        count = out.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
-        return -(out.log_probs * weights[:, 1:]).sum() / count
-
-
-class WeightedCollator(DataCollatorForLanguageModeling):  # type: ignore[misc]
-    """Adds the weights, padded with 0."""
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch: dict[str, Any] = super().torch_call(examples)
-        batch["weights"] = torch.zeros(batch["input_ids"].shape)
-        for i, example in enumerate(examples):
-            batch["weights"][i, : len(example["weights"])] = torch.tensor(example["weights"])
-        return batch
 
 
 def _warmup(args: Mapping[str, Any], rows: int) -> int:

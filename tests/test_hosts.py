@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -127,6 +129,24 @@ def test_a_learner_in_an_actor_trains_the_same_bytes(
         name="student-r0001-sft",
     )
     assert there.call("train", job) == here.call("train", job)
+
+
+def test_two_threads_never_use_a_role_at_once(spec: Spec) -> None:
+    """Else one would switch the adapter while the other generates with it."""
+
+    class Alone:
+        busy = 0
+
+        def work(self) -> int:
+            self.busy += 1
+            time.sleep(0.01)
+            seen = self.busy
+            self.busy -= 1
+            return seen
+
+    host = InProcess(spec("student"), factory=lambda _: Alone())
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: host.call("work"), range(16))) == {1}
 
 
 @pytest.mark.ray
@@ -296,14 +316,16 @@ time.sleep(600)
 
 @pytest.mark.ray
 def test_roles_die_with_a_driver_that_is_killed(tmp_path: Path) -> None:
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert driver.stdout
-    pids = [int(pid) for pid in driver.stdout.readline().split()]
-    assert len(pids) == 2
-    assert all(map(alive, pids))
-    driver.kill()
-    driver.wait()
-    assert all(gone(pid) for pid in pids)
+    args = [sys.executable, "-c", DRIVER, str(tmp_path)]
+    with TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as left:  # a path short enough for sockets
+        driver = subprocess.Popen(args, stdout=subprocess.PIPE, text=True, env={**os.environ, "RAY_TMPDIR": left})
+        assert driver.stdout
+        pids = [int(pid) for pid in driver.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(map(alive, pids))
+        driver.kill()
+        driver.wait()
+        assert all(gone(pid) for pid in pids)
 
 
 def test_the_evaluator_opens_one_shard_of_a_sealed_pool_and_grades_it(

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from tutorloop.agents.roles import Canary, Job, RoleSpec, largest_difference
-from tutorloop.agents.trl_learner import Rows, TrlLearner
+from tutorloop.agents.trl_learner import TrlLearner
+from tutorloop.agents.trl_rows import TokenRows
 from tutorloop.evals.records import State
 from tutorloop.policies.records import Example
 
@@ -105,6 +106,9 @@ base, rows = learner.hello().base, Rows(of="policies.records:Example", parts=(pa
 sft = learner.train(Job(loss="sft", start=base, reference=None, examples=rows, name="a"))
 dpo = learner.train(Job(loss="dpo", start=sft.state, reference=base, examples=rows, name="b"))
 print(sft.state.digest, dpo.state.digest)
+
+from huggingface_hub import constants
+assert constants.HF_HUB_DISABLE_TELEMETRY  # TRL tells Hugging Face about every trainer that is built
 """
 
 
@@ -116,9 +120,10 @@ def test_the_same_jobs_in_two_fresh_processes_give_the_same_digests_and_files(
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         args = [sys.executable, "-c", ALONE, str(tmp_path / name), str(tiny), part]
-        environment = {**os.environ, "PYTHONHASHSEED": str(len(running))}
+        environment = {**os.environ, "PYTHONHASHSEED": str(len(running)), "HF_HUB_DISABLE_TELEMETRY": "0"}
         running.append(subprocess.Popen(args, stdout=subprocess.PIPE, text=True, env=environment))
     one, two = (process.communicate()[0].split() for process in running)
+    assert [process.returncode for process in running] == [0, 0]
     assert len(one) == 2
     assert one == two
     files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file())
@@ -211,7 +216,7 @@ def test_spans_weigh_their_characters_and_nothing_else(
 def test_weights_of_one_are_no_weights(learner: TrlLearner, job: Callable[..., Job], lessons: Lessons) -> None:
     """The same bytes come out of TRL's own loss and of ours."""
     weighted = [replace(e, spans=((0, 1, 1.0),)) for e in lessons()]
-    assert Rows(learner.base.chat, job(examples=weighted)).weighted
+    assert TokenRows(learner.base.chat, job(examples=weighted)).weighted
     assert learner.train(job(examples=weighted)) == learner.train(job())
 
 
@@ -228,10 +233,10 @@ def test_weights_are_refused_where_they_cannot_be_honoured(
 def test_every_reply_ends_in_a_stop_token_that_is_learnt(
     learner: TrlLearner, job: Callable[..., Job], lessons: Lessons
 ) -> None:
-    for row in Rows(learner.base.chat, job()).dataset:
+    for row in TokenRows(learner.base.chat, job()).dataset:
         assert row["labels"][-1] == row["input_ids"][-1] == 1
         assert row["labels"].count(1) == 1
-    for row in Rows(learner.base.chat, job("dpo")).dataset:
+    for row in TokenRows(learner.base.chat, job("dpo")).dataset:
         assert row["chosen_ids"][-1] == row["rejected_ids"][-1] == 1
 
 
