@@ -6,7 +6,6 @@ read log-probabilities the same way. Each process still loads its own copy: two 
 Not covered: models with images or sound; tokenizers without a fast implementation are as slow as they are.
 """
 
-import difflib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -194,18 +193,6 @@ def logprobs(model: Any, prompt: list[int], reply: list[int]) -> tuple[float, ..
     logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
     chosen = logits.float().log_softmax(-1).gather(1, ids[0, len(prompt) :, None])
     return tuple(chosen[:, 0].tolist())
-
-
-def known(names: Iterable[str], allowed: Iterable[str], what: str) -> None:
-    """
-    Raises:
-        ValueError: a name is not allowed; names the nearest that is.
-    """
-    allowed = sorted(allowed)
-    for name in names:
-        if name not in allowed:
-            nearest = difflib.get_close_matches(name, allowed, n=1, cutoff=0.0)[0]
-            raise ValueError(f"`{name}` is no {what}. The nearest is `{nearest}`.")
 
 
 def _auto(kind: str) -> Any:

@@ -116,7 +116,7 @@ class Actor:
         self.log = self.spec.root / "logs" / f"{self.name.replace('/', '-')}.log"
         self.pid, self.handle = 0, cast(Any, None)
         self._ready: Any = None  # the first two answers, until they are there
-        _enough_gpus([replace(spec, replicas=1)])
+        _enough_gpus([spec])
         self._start()
 
     def call(self, method: str, *args: Any) -> Any:
@@ -228,7 +228,7 @@ class Holder:
 
 
 def _enough_gpus(specs: Iterable[RoleSpec]) -> None:
-    wanted = [(s.role, s.gpus * s.replicas) for s in specs if s.gpus]
+    wanted = [(s.role, s.gpus) for s in specs if s.gpus]
     total, there = sum(n for _, n in wanted), ray.cluster_resources().get("GPU", 0.0)
     if total > there:
         raise ValueError(

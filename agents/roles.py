@@ -8,6 +8,7 @@ cannot tell an in-process host from an actor. Every answer names its `State`. A 
 it has proven it, once per incarnation (`prove`): a replica that was restarted is a fresh object and must prove again.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,11 +84,13 @@ class Evidence:
 
 
 def largest_difference(a: Readings, b: Readings) -> float:
-    """
+    """In nats; infinite where one of two readings is no number.
+
     >>> largest_difference(((-0.5, -1.0),), ((-0.5, -3.0),))
     2.0
     """
-    return max((abs(x - y) for r, s in zip(a, b, strict=True) for x, y in zip(r, s, strict=True)), default=0.0)
+    apart = [abs(x - y) for r, s in zip(a, b, strict=True) for x, y in zip(r, s, strict=True)]
+    return math.inf if any(map(math.isnan, apart)) else max(apart, default=0.0)
 
 
 class PublishError(RuntimeError):
@@ -247,7 +250,6 @@ class RoleSpec:
     threads: int = 1
     """CPU threads. One, so that a sum is added up in the same order on every machine of a kind."""
     gpus: float = 0.0
-    replicas: int = 1
     deadline: float = 600.0
     """Seconds that a call may take."""
     seed: int = 0

@@ -19,7 +19,7 @@ from uuid import uuid4
 import torch
 
 from ..evals.records import Finish, State
-from .base import Base, known, read
+from .base import Base, read
 from .roles import (
     Canary,
     Evidence,
@@ -32,6 +32,7 @@ from .roles import (
     Unproven,
     largest_difference,
 )
+from .settings import known
 from .weights import ADAPTER_FILE, adapter_digest, adapter_modules
 
 KEPT = 3

@@ -3,7 +3,7 @@
 Every training loads fresh model objects, takes its rows in the order given, and writes an adapter that another process
 would write byte for byte (one thread, same kind of machine). The reference of DPO is set by us, never left to TRL,
 which takes it from how the adapter is handed over. Any field of `SFTConfig`, `DPOConfig` or `LoraConfig` may be set
-under its own name; what differs from the library's default is written below with its reason.
+under its own name (`settings.py`).
 
 Not covered: several devices, checkpoints within a training (one that is interrupted is run again), packing.
 """
@@ -15,12 +15,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from .base import Base, known, logprobs, read  # first: it turns the libraries' telemetry off
+from .base import Base, logprobs, read  # first: it turns the libraries' telemetry off
 from .roles import Canary, Hello, Job, Readings, RoleSpec, Trained
 
 # isort: split
@@ -35,58 +34,9 @@ from trl.trainer.utils import disable_dropout_in_model
 from ..evals.records import State
 from ..evals.rows import sync_folder
 from ..policies.records import Json
+from .settings import DPO, LORA, SFT, check_settings
 from .trl_rows import PairsDPO, TokenRows, WeightedCollator, WeightedSFT
 from .weights import ADAPTER_CONFIG, adapter_digest
-
-LORA: Mapping[str, Json] = {
-    "r": 32,
-    "lora_alpha": 64,  # twice the rank: the tensors then count as much as in the paper's r = alpha / 2
-    "target_modules": "all-linear",
-    "task_type": "CAUSAL_LM",
-}
-
-COMMON: Mapping[str, Json] = {
-    "per_device_train_batch_size": 32,
-    "train_sampling_strategy": "sequential",  # the job gives the order
-    "warmup_steps": 0,  # counted in steps, it eats a short pass whole; see `_warmup`
-    "weight_decay": 0.0,
-    "lr_scheduler_type": "cosine",
-    "max_length": None,  # cutting a row cuts its stop token; longer rows are dropped and counted instead
-    "gradient_checkpointing": False,  # TRL's default is True: 20 % slower, for memory that a LoRA seldom needs
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-    "logging_steps": 1,
-    "logging_nan_inf_filter": False,  # a diverged training must show
-    "include_num_input_tokens_seen": "non_padding",
-}
-SFT: Mapping[str, Json] = {**COMMON, "learning_rate": 1e-3, "num_train_epochs": 2}  # TRL: 2e-5, for full weights
-DPO: Mapping[str, Json] = {
-    **COMMON,
-    "learning_rate": 5e-5,
-    "num_train_epochs": 1,
-    "beta": 0.1,
-}  # a tenth of SFT's harms
-
-OURS = {
-    "output_dir": "the run folder decides it",
-    "seed": "it is the job's",
-    "data_seed": "it is the job's",
-    "use_cpu": "set `gpus` of the learner",
-    "resume_from_checkpoint": "a training that was interrupted is run again",
-    "precompute_ref_log_probs": "the reference is set after the trainer is built",
-    "sync_ref_model": "a reference is a named state",
-    "push_to_hub": "nothing leaves the run folder",
-    "packing": "rows would share a sequence on engines without FlashAttention",
-    "padding_free": "it needs FlashAttention",
-}
-"""Settings that a job may not change, and why."""
-
-SERVED = {
-    *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-    *("rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "init_lora_weights", "bias", "task_type"),
-}
-"""Fields of `LoraConfig` that every engine can serve. vLLM refuses the others, e.g. `modules_to_save` and DoRA."""
 
 
 class TrlLearner:
@@ -174,11 +124,8 @@ class TrlLearner:
 
     def _arguments(self, job: Job, rows: TokenRows) -> dict[str, Any]:
         """Fields of the trainer's config: our defaults, then the job's settings."""
-        kind, ours = (SFTConfig, SFT) if job.loss == "sft" else (DPOConfig, DPO)
-        known(job.settings, {f.name for f in fields(kind) if f.init}, f"field of `{kind.__name__}`")
-        for name in job.settings:
-            if name in OURS:
-                raise ValueError(f"`{name}` cannot be set: {OURS[name]}.")
+        ours = SFT if job.loss == "sft" else DPO
+        check_settings({job.loss: job.settings})
         args: dict[str, Any] = {
             **ours,
             "bf16": bool(self.base.spec.gpus) and self.base.dtype == torch.bfloat16,  # TRL: True even on a CPU
@@ -194,17 +141,7 @@ class TrlLearner:
     def _trainable(self, job: Job) -> Any:
         """A fresh model object with a trainable adapter `default` (TRL knows no other name)."""
         wanted: dict[str, Any] = {**LORA, **job.lora}
-        known(job.lora, {f.name for f in fields(LoraConfig) if f.init}, "field of `LoraConfig`")
-        unserved = sorted(set(job.lora) - SERVED)
-        if wanted.get("bias", "none") != "none":
-            unserved.append("bias")
-        if wanted.get("init_lora_weights", True) not in (True, "gaussian", "orthogonal"):
-            unserved.append("init_lora_weights")
-        if unserved:
-            raise ValueError(
-                f"an adapter trained with `{unserved[0]}` cannot be served by every engine: it changes more than the "
-                f"two matrices beside a linear layer. Leave it out; what may be set is {', '.join(sorted(SERVED))}."
-            )
+        check_settings({"lora": job.lora})
         if not job.start.weights:
             self._same(job.start)
             return get_peft_model(self.base.load(), LoraConfig(**wanted))
