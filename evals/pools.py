@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .records import Gold, Problem
 from .rows import Rows, record_name, write_part
@@ -46,6 +46,21 @@ class Sealed:
 
     def __len__(self) -> int:
         return len(self.digests)
+
+    @property
+    def shards(self) -> int:
+        """In how many parts it is sat."""
+        return len(self.locked.problems.parts)
+
+    if not TYPE_CHECKING:  # a checker says by itself that a sealed pool is no `Pool`
+
+        @property
+        def problems(self) -> NoReturn:
+            iter(self)
+
+        @property
+        def gold(self) -> NoReturn:
+            iter(self)
 
     def holds(self, problem: Problem) -> bool:
         at = bisect_left(self.digests, problem.digest)
@@ -94,35 +109,45 @@ Split = tuple[Iterable[Problem], Mapping[str, Gold]]
 SHARD = 64
 
 
-def make_course(name: str, root: Path, splits: Mapping[str, Split]) -> Course:
-    """Write the pools below `root` and check that they are disjoint, by id and by content.
-
-    Args:
-        splits: `practice`, `quiz` and `exam`, and if there are any `probe` and `retention`.
+def disjoint(name: str, splits: Mapping[str, Split]) -> dict[str, tuple[list[Problem], Mapping[str, Gold]]]:
+    """The same pools, checked: no problem or id is in two of them, or twice in one, and each problem has its gold.
 
     Raises:
         OverlappingPools: two pools share a problem, or an id; one pool holds a problem twice.
         ValueError: a pool is empty, or a problem has no gold.
     """
-    owner: dict[str, str] = {}
+    owner: dict[str, tuple[str, Problem]] = {}
     ids: dict[str, str] = {}
-    written: dict[str, Any] = {}
-    for pool, (problems, gold) in splits.items():
-        problems = list(problems)
+    checked: dict[str, tuple[list[Problem], Mapping[str, Gold]]] = {}
+    for pool, (given, gold) in splits.items():
+        problems = list(given)
         if not problems:
             raise ValueError(f"the pool `{pool}` of course {name!r} is empty; give it at least one problem.")
         for problem in problems:
             if problem.id in ids:
                 raise OverlappingPools(f"id {problem.id!r} is in `{ids[problem.id]}` and in `{pool}`; ids are unique.")
             if problem.digest in owner:
+                other, same = owner[problem.digest]
                 raise OverlappingPools(
-                    f"`{owner[problem.digest]}` and `{pool}` share a problem, e.g. {problem.question[:60]!r} "
-                    f"({problem.id}): a score on it would measure memory. Split by content first."
+                    f"`{other}` and `{pool}` share a problem, e.g. {same.question[:60]!r} ({same.id}) is "
+                    f"{problem.question[:60]!r} ({problem.id}): a score on it would measure memory. Split by content "
+                    "first."
                 )
             if problem.id not in gold:
                 raise ValueError(f"problem {problem.id!r} of `{pool}` has no gold; every problem needs its answer.")
-        ids |= {p.id: pool for p in problems}
-        owner |= {p.digest: pool for p in problems}
+            ids[problem.id], owner[problem.digest] = pool, (pool, problem)
+        checked[pool] = problems, gold
+    return checked
+
+
+def make_course(name: str, root: Path, splits: Mapping[str, Split]) -> Course:
+    """Write the pools below `root`, checked by `disjoint`.
+
+    Args:
+        splits: `practice`, `quiz` and `exam`, and if there are any `probe` and `retention`.
+    """
+    written: dict[str, Any] = {}
+    for pool, (problems, gold) in disjoint(name, splits).items():
         rows = _write(root, f"course/{pool}/problems", problems, Problem)
         truth = _write(root, f"course/{pool}/gold", [gold[p.id] for p in problems], Gold)
         whole = Pool(name=pool, problems=rows, gold=truth)

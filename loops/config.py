@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..policies.records import Evidence
 from ..policies.rounds import Budget
 
 
@@ -29,7 +30,7 @@ class CourseConfig(_Part):
 
     kind: Literal["arithmetic", "gsm8k", "jsonl"] = "arithmetic"
     practice: int | str = 300
-    """How many problems; for `jsonl` this may be a file of its own."""
+    """How many problems; for `gsm8k` and `jsonl` this may be a file of its own, all of it."""
     quiz: int | str = 300
     exam: int | str = 500
     twins: int = 8
@@ -37,9 +38,13 @@ class CourseConfig(_Part):
     retention: int = 200
     """arithmetic: problems for each mastered skill."""
     path: str = ""
-    """gsm8k, jsonl: a JSONL file to split; relative to the experiment's file."""
+    """gsm8k, jsonl: a file of JSON lines from which pools are drawn; relative to the experiment's file."""
     hub: str = ""
-    """gsm8k: name on the Hugging Face hub, when there is no `path`."""
+    """gsm8k: name on the Hugging Face hub, when there is no `path`: openai/gsm8k."""
+    split: str = "train"
+    """gsm8k: of the hub's data set."""
+    revision: str = ""
+    """gsm8k: of the hub's data set; empty: the newest."""
     answer: Literal["number", "choice", "boolean", "text"] = "number"
     """jsonl: what kind of answer is graded."""
 
@@ -102,6 +107,11 @@ class Experiment(_Part):
     """A method that ships, or `my_methods:METHOD`."""
     rounds: int | None = Field(default=None, ge=0)
     """In place of the method's own number, for its last stage."""
+    check: tuple[Evidence, ...] = ()
+    """Kinds of evidence in place of the method's own: any one of them makes a lesson sound. Real data seldom has the
+    method's `steps`: `[answer, own, gold]`."""
+    triage: str = ""
+    """A triage by import path in place of the method's own: `tutorloop.policies.triage:unsolved`, `my_course:rare`."""
     schedule: dict[str, Any] = {}
     """Other fields of `Rounds` in place of the method's own: `ask`, `rows`, `fill`, `start`, `reference` ..."""
     seed: int = 0

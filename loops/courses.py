@@ -1,39 +1,84 @@
-"""From `course:` in an experiment to pools on disk."""
+"""From `course:` in an experiment to pools, in memory: read, drawn and checked before a run folder exists.
 
+    arithmetic   the embedded world, made for the student's misconceptions
+    gsm8k        GSM8K's rows, from a file or the hub
+    jsonl        rows of one's own: `evals/jsonl.py` says which fields
+
+A pool of the last two is a number of problems, drawn by the experiment's seed from `path` (or `hub`), or a file of its
+own, all of it. So GSM8K's training file can be practised and quizzed on, and its test file be the exam.
+
+Not covered: data that does not fit into memory.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
+from ..evals import gsm8k, jsonl
 from ..evals.arithmetic import profile, shipped, world
-from ..evals.pools import Course, Split, make_course
+from ..evals.jsonl import Asked, BadData, Row
+from ..evals.pools import Split, disjoint
 from .config import ConfigError, CourseConfig, RoleConfig
 
+POOLS = ("practice", "quiz", "exam")
+MEANT_FOR = {
+    "twins": ("arithmetic",),
+    "retention": ("arithmetic",),
+    "path": ("gsm8k", "jsonl"),
+    "hub": ("gsm8k",),
+    "split": ("gsm8k",),
+    "revision": ("gsm8k",),
+    "answer": ("jsonl",),
+}
+"""Keys that only some kinds of course look at."""
 
-def data_files(course: CourseConfig, folder: Path) -> list[Path]:
-    """The files that the course is read from; their digests are part of the run's record."""
-    named = [course.path, *(p for p in (course.practice, course.quiz, course.exam) if isinstance(p, str))]
-    return [folder / name for name in named if name]
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a course is made of. Nothing is written yet."""
+
+    splits: Mapping[str, Split] = field(repr=False)
+    sources: Mapping[str, str]
+    """sha256 of each file, or hub data set, that was read, by its name in the experiment."""
 
 
-def make(course: CourseConfig, seed: int, student: RoleConfig, folder: Path, root: Path) -> Course:
-    """Write the pools below the run folder.
+def read_course(course: CourseConfig, seed: int, student: RoleConfig, folder: Path) -> Data:
+    """Read, draw and check the pools.
 
     Raises:
         ConfigError: the data cannot be read, or is too small for what is asked.
         OverlappingPools: two pools share a problem.
     """
-    if course.kind == "arithmetic":
-        return _arithmetic(course, seed, student, folder, root)
-    raise ConfigError(f"`course.kind` {course.kind!r} is not there yet")
+    for key, kinds in MEANT_FOR.items():
+        if course.kind not in kinds and getattr(course, key) != CourseConfig.model_fields[key].default:
+            raise ConfigError(
+                f"`course.{key}` says nothing to a course of kind {course.kind!r}, only to {' and '.join(kinds)}. "
+                "Leave it out."
+            )
+    for name in POOLS:
+        if isinstance(size := getattr(course, name), int) and size < 1:
+            raise ConfigError(f"`course.{name}` must be at least 1 problem, got {size}.")
+    try:
+        if course.kind == "arithmetic":
+            data = _arithmetic(course, seed, student, folder)
+        else:
+            data = _rows(course, seed, folder)
+    except BadData as e:
+        raise ConfigError(str(e)) from None
+    disjoint(course.kind, data.splits)
+    return data
 
 
-def _arithmetic(course: CourseConfig, seed: int, student: RoleConfig, folder: Path, root: Path) -> Course:
-    sizes = {"practice": course.practice, "quiz": course.quiz, "exam": course.exam}
-    for name, size in sizes.items():
-        if not isinstance(size, int):
+def _arithmetic(course: CourseConfig, seed: int, student: RoleConfig, folder: Path) -> Data:
+    for name in POOLS:
+        if not isinstance(size := getattr(course, name), int):
             raise ConfigError(f"`course.{name}` is {size!r}; the arithmetic course takes a number of problems.")
     model = folder / student.model if student.model else shipped()
     bugs = profile(model if (model / "provenance.json").exists() else shipped())
     try:
-        made = world(
+        made = _world(
             seed,
             student=bugs,
             practice=int(course.practice),
@@ -46,7 +91,59 @@ def _arithmetic(course: CourseConfig, seed: int, student: RoleConfig, folder: Pa
         raise ConfigError(f"`course`: {e}") from None
     splits: dict[str, Split] = {
         name: (sheet.problems, sheet.gold)
-        for name in ("practice", "quiz", "exam", "probe", "retention")
+        for name in (*POOLS, "probe", "retention")
         if (sheet := getattr(made, name)).problems
     }
-    return make_course("arithmetic", root, splits)
+    return Data(splits=splits, sources={})
+
+
+_world = lru_cache(maxsize=2)(world)  # seconds; asked for when an experiment is checked, and when it begins
+
+
+def _rows(course: CourseConfig, seed: int, folder: Path) -> Data:
+    sizes = {name: size for name in POOLS if isinstance(size := getattr(course, name), int)}
+    files = {name: file for name in POOLS if isinstance(file := getattr(course, name), str)}
+    sources: dict[str, str] = {}
+    drawn: dict[str, Split] = {}
+    if sizes:
+        name, rows = _common(course, folder, sources)
+        asked = _problems(course, rows, "")
+        drawn = dict(jsonl.divided(jsonl.distinct(asked, name), sizes, seed=seed, source=name))
+    elif course.path or course.hub:
+        raise ConfigError("`course.path` and `course.hub` are for pools given as numbers; here each has its own file.")
+    for pool, file in files.items():
+        asked = _problems(course, _file(file, f"course.{pool}", folder, sources), pool)
+        drawn[pool] = jsonl.split_of(jsonl.distinct(asked, file))
+    return Data(splits={name: drawn[name] for name in POOLS}, sources=sources)
+
+
+def _common(course: CourseConfig, folder: Path, sources: dict[str, str]) -> tuple[str, list[Row]]:
+    """Rows from which pools are drawn, and what they are called."""
+    if course.path:
+        return course.path, _file(course.path, "course.path", folder, sources)
+    if course.hub:
+        rows = gsm8k.from_hub(course.hub, split=course.split, revision=course.revision)
+        sources[course.hub] = gsm8k.digest(rows)
+        return course.hub, rows
+    hub = ", or `course.hub: openai/gsm8k`" if course.kind == "gsm8k" else ""
+    raise ConfigError(
+        f"a course of kind {course.kind!r} needs rows: `course.path: rows.jsonl`{hub}, or for each of "
+        f"{', '.join(POOLS)} a file in place of a number."
+    )
+
+
+def _file(name: str, key: str, folder: Path, sources: dict[str, str]) -> list[Row]:
+    path = folder / name
+    if not path.is_file():
+        raise ConfigError(f"`{key}` is {name!r}, and there is no file {path}.")
+    sources[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not (rows := list(jsonl.rows_of(path))):
+        raise ConfigError(f"`{key}`: {path} has no rows.")
+    return rows
+
+
+def _problems(course: CourseConfig, rows: list[Row], pool: str) -> list[Asked]:
+    """Rows as problems; those of a pool's own file are called after it."""
+    if course.kind == "gsm8k":
+        return gsm8k.problems_of(rows, prefix=f"gsm8k-{pool}" if pool else "gsm8k")
+    return jsonl.problems_of(rows, kind=course.answer, prefix=pool or "row")

@@ -3,7 +3,6 @@
 report = tutorloop.launch("examples/arithmetic.yaml", run_dir="runs/a", overrides=["rounds=3"])
 """
 
-import hashlib
 import platform
 import signal
 import sys
@@ -21,13 +20,13 @@ from pydantic_core import from_json, to_json
 from ..agents.cast import Cast, Seat
 from ..agents.hosts import InProcess
 from ..agents.roles import Host, RoleSpec
-from ..evals.pools import Course
+from ..evals.pools import Course, make_course
 from ..evals.rows import atomic_write
 from ..policies.rounds import Report
 from ..policies.slots import Stages
 from .book import Book
 from .config import ConfigError, CourseConfig, Experiment, changed, load, resolve
-from .courses import data_files, make
+from .courses import read_course
 from .journal import SCHEMA, JournalError, Tick, locked
 from .methods import stages_of
 from .slots import TooManyFailures
@@ -57,10 +56,11 @@ class Prepared:
 
 
 def prepare(experiment: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> Prepared:
-    """Check an experiment as far as that goes without starting anything.
+    """Check an experiment, its data included, as far as that goes without starting anything.
 
     Raises:
         ConfigError: what is wrong, what was given, what to do.
+        OverlappingPools: two pools share a problem.
     """
     if isinstance(experiment, Mapping):
         config, folder = resolve(experiment, overrides), Path.cwd()
@@ -69,11 +69,8 @@ def prepare(experiment: Path | str | Mapping[str, Any], overrides: Sequence[str]
     stages, sources = stages_of(config, folder)
     for learner in {m.learner for m in stages} - {"student"}:
         raise ConfigError(f"method {config.method!r} trains {learner!r}; only the student can be trained so far.")
-    for file in data_files(config.course, folder):
-        if not file.exists():
-            raise ConfigError(f"`course` names {file}, which does not exist.")
-        sources = {**sources, file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
-    return Prepared(experiment=config, stages=stages, sources=sources, folder=folder)
+    data = read_course(config.course, config.seed, config.student, folder)
+    return Prepared(experiment=config, stages=stages, sources={**sources, **data.sources}, folder=folder)
 
 
 def launch(
@@ -118,7 +115,8 @@ def launch(
 
 
 def _course(ready: Prepared, root: Path, config: CourseConfig) -> Course:
-    return make(config, ready.experiment.seed, ready.experiment.student, ready.folder, root)
+    data = read_course(config, ready.experiment.seed, ready.experiment.student, ready.folder)
+    return make_course(config.kind, root, data.splits)
 
 
 def _record(ready: Prepared, root: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..policies.checking import Sound
 from ..policies.methods import METHODS
 from ..policies.rounds import Rounds
 from ..policies.slots import Method, Stages
@@ -31,6 +32,11 @@ def stages_of(config: Experiment, folder: Path) -> tuple[Stages, Mapping[str, st
         stages = tuple(replace(m, teach=teach) for m in stages)
     elif config.teacher.policy_options:
         raise ConfigError("`teacher.policy_options` needs a `teacher.policy` that has options.")
+    if config.check:
+        stages = tuple(replace(m, check=Sound(kinds=config.check)) for m in stages)
+    if config.triage:
+        chosen = policy(config.triage, {}, folder, sources, "triage")
+        stages = tuple(replace(m, triage=chosen) for m in stages)
     settings = {k: v for k, v in config.update.model_dump().items() if v}
     known = {f.name for f in fields(Rounds)} - {"times", "settings"}
     for key in config.schedule:
@@ -49,9 +55,11 @@ def stages_of(config: Experiment, folder: Path) -> tuple[Stages, Mapping[str, st
     return stages, sources
 
 
-def policy(name: str, options: Mapping[str, Any], folder: Path, sources: dict[str, str]) -> Callable[..., Any]:
-    """A policy by import path, ready to be called with `(case, room)`."""
-    found: Any = _import(name, folder, sources, "`teacher.policy`")
+def policy(
+    name: str, options: Mapping[str, Any], folder: Path, sources: dict[str, str], key: str = "teacher.policy"
+) -> Callable[..., Any]:
+    """A policy by import path, ready to be called with `(case, room)`; for another slot, `key` says where it stood."""
+    found: Any = _import(name, folder, sources, f"`{key}`")
     if inspect.isclass(found):
         known = [f.name for f in fields(found)] if is_dataclass(found) else []
         for option in options:

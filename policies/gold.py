@@ -1,8 +1,11 @@
 """The control without a teacher: the data set's own work for the same wrong cases, topped up with fresh practice.
 
-Same rounds, same rows, same rehearsal as `tailored`. What is missing is whatever tailoring adds.
+Same rounds, same rows, same rehearsal as `tailored`. What is missing is whatever tailoring adds. Fresh practice is
+written where the package can write problems; elsewhere it is taken from the practice problems that nobody was asked
+this round, so there is some only if `ask` leaves some over.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..evals.arithmetic import anything, solve
@@ -33,12 +36,26 @@ class GoldWork:
         return lessons
 
 
+@dataclass(frozen=True, kw_only=True)
+class WrongAndFresh:
+    """Wrong cases, and with them practice problems that were not asked this round, as cases without an attempt."""
+
+    practice: int = 4
+    """Problems a wrong case, in domains where the package cannot write them."""
+
+    def __call__(self, cases: Sequence[Case], room: Room) -> list[Case]:
+        picked, asked = wrong(cases, room), {c.problem.id for c in cases}
+        rest = [p for p in room.practice if p.id not in asked and p.domain != "arithmetic"]
+        fresh = room.rng.sample(rest, min(len(rest), self.practice * len(picked)))
+        return picked + [Case(id=p.id, problem=p, reason="fresh practice") for p in fresh]
+
+
 METHOD = Method(
     name="gold",
     summary="control: gold work for the same cases and fresh untargeted practice, by SFT; no teacher",
     requires=("gold",),
     attempt=answer,
-    triage=wrong,
+    triage=WrongAndFresh(),
     teach=GoldWork(),
     check=Sound(kinds=("gold", "steps")),
     curate=corrections,

@@ -15,6 +15,11 @@ def wrong(cases: Sequence[Case], room: Room) -> list[Case]:
     return [c for c in cases if not c.right and not any(g.label == "truncated" for g in c.grades)]
 
 
+def unsolved(cases: Sequence[Case], room: Room) -> list[Case]:
+    """Every case that is not right, the truncated ones too: for lessons that do not go by the learner's own work."""
+    return [c for c in cases if not c.right]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Balanced:
     """Wrong cases, the diagnosed mistakes taking turns: a rare mistake is not crowded out by a common one.
