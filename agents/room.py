@@ -11,18 +11,18 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from random import Random
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from ..evals.graders import grade
 from ..evals.pools import Course
 from ..evals.records import Attempt, Gold, Messages, Problem, State, Turn, Verdict, user
+from ..evals.rows import checked
 from ..policies.records import Case, Cost, Example, Json, Lesson
-from ..policies.room import Ledger, Model
+from ..policies.room import Asked, Ledger, Model
 from ..policies.rounds import Budget, Plan, PracticeReport
 from .cast import Cast
 from .roles import Reply, Request
@@ -64,6 +64,8 @@ class RoundRoom:
     cases: Sequence[Case] = ()
     index: dict[str, Case] = field(default_factory=dict)
     """By id: the cases as triage left them."""
+    opened: set[str] = field(default_factory=set)
+    """Problems whose gold a slot has read: a policy may remember it from one item to the next."""
     train: Callable[..., State] | None = None
     """The update slot's training, as a durable step."""
 
@@ -83,27 +85,29 @@ class RoundRoom:
             if key not in missing and (not ask.key or self.ledger.recall(key) is None):
                 missing[key] = ask
         replies = self._generate(step, missing)
-        out = []
+        out, reused = [], []
         for i, ask in enumerate(asks):
             if not ask.key:
-                reply = replies[f"#{i}"]
-                out.append((reply, Cost(calls=1, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)))
+                out.append((replies[f"#{i}"], Cost()))
                 continue
             found = self.ledger.recall(ask.key)
             assert found is not None, "answered just now"
             reply = _REPLY.validate_json(found.reply)
             # The payer is on record, so that a resumed run books each ask to the same item.
             paid = (found.step, found.item) == (step, ask.item)
+            reused += [] if paid else [(ask.key, ask.member, ask.item)]
             out.append((reply, _cost(reply) if paid else Cost(reused=1)))
+        if reused:
+            self.ledger.reused(step, reused)
         return out
 
     def _generate(self, step: str, asks: Mapping[str, Ask]) -> dict[str, Reply]:
-        limit = self.budget.teacher_tokens
-        journalled = {k: a for k, a in asks.items() if a.key}
-        if journalled and limit is not None and (spent := self.ledger.spent().tokens) >= limit:
+        limit, spent = self.budget.teacher_tokens, self.ledger.spent().tokens
+        if limit is not None and spent >= limit and any(a.member == "teacher" for a in asks.values()):
             raise BudgetSpent(f"the budget of {limit} teacher tokens is spent ({spent}); a larger one goes on")
+        journalled = {k: Asked(a.member, a.item, to_json(a.request).decode()) for k, a in asks.items() if a.key}
         if journalled:
-            self.ledger.asking(step, {k: (a.item, to_json(a.request).decode()) for k, a in journalled.items()})
+            self.ledger.asking(step, journalled)
         replies: dict[str, Reply] = {}
         for member, state in dict.fromkeys((a.member, a.state.digest) for a in asks.values()):
             batch = {k: a for k, a in asks.items() if (a.member, a.state.digest) == (member, state)}
@@ -130,12 +134,19 @@ class ItemRoom:
     index: int
     gold_seen: bool = False
     cost: Cost = field(default_factory=Cost)
-    own: set[str] = field(default_factory=set)
-    """Texts of the learner that were graded right here."""
+    """Of asking the teacher."""
+    own: set[tuple[str, str]] = field(default_factory=set)
+    """Content digest of a problem, and a text of the learner that was graded right for it here."""
+    noted: dict[str, Json] = field(default_factory=dict)
     tries: Counter[str] = field(default_factory=Counter)
     samples: Counter[str] = field(default_factory=Counter)
+    asked: set[str] = field(default_factory=set)
+    rng: Random = field(init=False)
+    cast: Mapping[str, Model] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.rng = Random(f"{self.round.run_seed}/{self.plan.key(self.slot)}/{self.item}")
+        self.cast = {name: ItemModel(room=self, member=name, state=s) for name, s in self.plan.serving.items()}
         try:
             self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
@@ -144,10 +155,6 @@ class ItemRoom:
     @property
     def plan(self) -> Plan:
         return self.round.plan
-
-    @cached_property
-    def rng(self) -> Random:
-        return Random(f"{self.round.run_seed}/{self.plan.key(self.slot)}/{self.item}")
 
     @property
     def history(self) -> Sequence[PracticeReport]:
@@ -164,10 +171,6 @@ class ItemRoom:
     def case(self, lesson: Lesson) -> Case:
         return self.round.index[lesson.case]
 
-    @cached_property
-    def cast(self) -> Mapping[str, Model]:
-        return {name: ItemModel(room=self, member=name, state=s) for name, s in self.plan.serving.items()}
-
     @property
     def learner(self) -> Model:
         return self.cast[self.plan.learner]
@@ -181,31 +184,40 @@ class ItemRoom:
         return case
 
     async def aretry(self, what: Problem | Case, *, context: str = "", prefix: str = "", who: str = "") -> Case:
-        problem = _problem(what)
-        attempt = await self.cast[who or self.plan.learner].aattempt(problem, context=context, prefix=prefix)
-        verdict = self.grade(problem, prefix + attempt.text)
-        if verdict.right and not self.gold_seen:
-            self.own.add(prefix + attempt.text)
+        problem, member = _problem(what), who or self.plan.learner
+        attempt = await self.cast[member].aattempt(problem, context=context, prefix=prefix)
+        said = prefix + attempt.text
+        verdict = self._graded(problem, replace(attempt, text=said))
+        if verdict.right and not self.gold_seen and member == self.plan.learner:
+            self.own.add((problem.digest, said))
         return Case(
             id=what.id, problem=problem, attempts=(attempt,), grades=(verdict,), gold_seen=self.gold_seen, brief=context
         )
 
     def grade(self, what: Problem | Case, text: str) -> Verdict:
         problem = _problem(what)
+        return self._graded(problem, Attempt(problem=problem.id, text=text, finish="stop", state=""))
+
+    def _graded(self, problem: Problem, attempt: Attempt) -> Verdict:
         self.tries[problem.id] += 1
         # Grades leak: with two options one wrong guess tells, with numbers the third says more than work does.
         if self.tries[problem.id] >= (2 if problem.kind in ("choice", "boolean") else 3):
-            self.gold_seen = True
-        answered = Attempt(problem=problem.id, text=text, finish="stop", state="")
-        return replace(grade(problem, self._gold(problem), answered), gold_seen=self.gold_seen)
+            self._sees(problem)
+        return replace(grade(problem, self._gold(problem), attempt), gold_seen=self.gold_seen)
 
     def mark(self, problem: Problem, attempt: Attempt) -> Verdict:
         """Grade an attempt of the `attempt` slot: the loop's own grading, which no policy sees happen."""
+        if problem.id not in self.round.gold:
+            return Verdict(label="abstain", by="no gold")  # written by the `select` slot
         return grade(problem, self._gold(problem), attempt)
 
     def gold(self, what: Problem | Case) -> Gold:
-        self.gold_seen = True
+        self._sees(_problem(what))
         return self._gold(_problem(what))
+
+    def _sees(self, problem: Problem) -> None:
+        self.gold_seen = True
+        self.round.opened.add(problem.id)
 
     def _gold(self, problem: Problem) -> Gold:
         if problem.id not in self.round.gold:
@@ -216,7 +228,7 @@ class ItemRoom:
         return self.round.course.holds(problem)
 
     def note(self, key: str, value: Json) -> None:
-        self.round.ledger.note(self.plan.key(self.slot), key, value)
+        self.noted[key] = from_json(to_json(value))  # what cannot be written fails here, in the policy's hands
 
     def train(self, examples: Sequence[Example], loss: str, *, start: State, reference: State | None = None) -> State:
         raise RuntimeError("only the `update` slot can train")
@@ -251,48 +263,55 @@ class ItemModel:
     async def aask(
         self, prompt: str | Messages, *, prefix: str = "", sample: int | None = None, fresh: bool = False
     ) -> str:
-        messages = user(prompt) if isinstance(prompt, str) else prompt
-        reply = await self._ask(Request(messages=messages, prefix=prefix), sample, fresh=fresh)
-        return reply.text
+        request = self._request(_messages(prompt), prefix, sample=sample)
+        return (await self._answer(request, fresh=fresh)).text
 
     async def afill(self, prompt: str | Messages, schema: type[T], *, sample: int | None = None) -> T:
-        messages = user(prompt) if isinstance(prompt, str) else prompt
-        reply = await self._ask(Request(messages=messages, schema=schema.__name__), sample)
-        return TypeAdapter(schema).validate_json(reply.text)
+        request = self._request(_messages(prompt), schema=schema.__name__, sample=sample)
+        return TypeAdapter(schema).validate_json((await self._answer(request)).text)
 
     async def aattempt(
         self, problem: Problem, *, context: str = "", prefix: str = "", sample: int | None = None
     ) -> Attempt:
-        messages = in_view(problem.messages, context)
+        request = self._request(in_view(problem.messages, context), prefix, sample=sample)
         own = self.room.slot == "attempt" and self.member == self.room.plan.learner
-        reply = await self._ask(Request(messages=messages, prefix=prefix), sample, journalled=not own)
+        reply = await self._ask(request, journalled=not own)
         return Attempt(
             problem=problem.id,
             text=reply.text,
             finish=reply.finish,
             state=self.state.digest,
             role=self.member,
-            sample=sample or 0,
+            sample=request.sample,
             context=context,
             token_ids=reply.token_ids,
             logprobs=reply.logprobs,
         )
 
-    async def _ask(
-        self, request: Request, sample: int | None, *, fresh: bool = False, journalled: bool = True
-    ) -> Reply:
-        room = self.room
+    def _request(self, messages: Messages, prefix: str = "", *, schema: str = "", sample: int | None) -> Request:
+        """Checked here, in the policy's hands: what is no request fails its own item, and not the engine."""
+        request = checked(Request(messages=messages, prefix=prefix, schema=schema, sample=sample or 0), Request)
+        if sample is not None:
+            return request
         kind = hashlib.sha256(to_json([self.member, request])).hexdigest()
-        if sample is None:
-            sample = room.samples[kind]
-            room.samples[kind] += 1
-        request = replace(request, sample=sample)
+        self.room.samples[kind] += 1
+        return replace(request, sample=self.room.samples[kind] - 1)
+
+    async def _answer(self, request: Request, *, fresh: bool = False) -> Reply:
+        reply = await self._ask(request, fresh=fresh)
+        if reply.finish == "error":
+            raise ValueError(f"the {self.member} could not take this prompt ({reply.tokens_in} tokens)")
+        return reply
+
+    async def _ask(self, request: Request, *, fresh: bool = False, journalled: bool = True) -> Reply:
+        room = self.room
         salt = f"{room.plan.key(room.slot)}/{room.item}" if fresh else ""
         key = self.key(request, salt) if journalled else ""
         ask = Ask(member=self.member, state=self.state, request=request, key=key, item=room.item)
         reply, cost = await room.wave.ask(room.index, ask)
-        if journalled:
-            room.cost += cost
+        if self.member == "teacher":
+            room.cost += Cost() if key in room.asked else cost
+            room.asked.add(key)
         return reply
 
     def key(self, request: Request, salt: str) -> str:
@@ -313,6 +332,10 @@ def in_view(messages: Messages, context: str) -> Messages:
     last = max(i for i, turn in enumerate(messages) if turn.role == "user")
     told = Turn(role="user", content=f"{messages[last].content}\n{context}")
     return (*messages[:last], told, *messages[last + 1 :])
+
+
+def _messages(prompt: str | Messages) -> Messages:
+    return user(prompt) if isinstance(prompt, str) else tuple(prompt)
 
 
 def _problem(what: Problem | Case) -> Problem:

@@ -14,6 +14,8 @@ import inspect
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -36,19 +38,36 @@ class Wave(Generic[A, R]):
     """Seconds without any movement after which the items that do not wait for an answer are given up."""
     _pending: list[tuple[int, A, "asyncio.Future[R]"]] = field(default_factory=list)
     _moved: asyncio.Event = field(default_factory=asyncio.Event)
+    _given_up: set[int] = field(default_factory=set)
+    _loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, names: Sequence[str], start: Callable[[int], Coroutine[Any, Any, T]]) -> list[T | Failure]:
         """Run `start(i)` for each of `names`; results in that order, a `Failure` where one raised or hung."""
-        return asyncio.run(self._run(names, start))
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self._run(names, start))
+        with ThreadPoolExecutor(1) as beside:  # started from a notebook, whose own loop runs here
+            return beside.submit(asyncio.run, self._run(names, start)).result()
 
     async def ask(self, item: int, ask: A) -> R:
-        """For item `item`: wait for the answer to `ask`."""
-        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        """For item `item`: wait for the answer to `ask`.
+
+        Raises:
+            RuntimeError: from a loop of the policy's own, where no answer would arrive; or too late.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            raise RuntimeError("asked on an event loop of your own: in a plain `def`, call the blocking `ask`")
+        if item in self._given_up:
+            raise RuntimeError("this item was given up: it had not answered in time")
+        answer: asyncio.Future[R] = loop.create_future()
         self._pending.append((item, ask, answer))
         self._moved.set()
         return await answer
 
     async def _run(self, names: Sequence[str], start: Callable[[int], Coroutine[Any, Any, T]]) -> list[T | Failure]:
+        self._loop = asyncio.get_running_loop()
         tasks = [asyncio.create_task(start(i)) for i in range(len(names))]
         for task in tasks:
             task.add_done_callback(lambda _: self._moved.set())
@@ -65,6 +84,7 @@ class Wave(Generic[A, R]):
             try:
                 await asyncio.wait_for(self._moved.wait(), self.deadline)
             except TimeoutError:
+                self._given_up |= busy - waiting
                 for i in busy - waiting:
                     tasks[i].cancel()
                 await asyncio.wait([tasks[i] for i in busy - waiting])
@@ -84,14 +104,18 @@ class Wave(Generic[A, R]):
             return task.result()
         frames = traceback.extract_tb(error.__traceback__)
         place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
-        return Failure(item=name, where=self.where, error=f"{type(error).__name__}: {error}{place}")
+        told = f"{type(error).__name__}: {error}{place}"
+        return Failure(item=name, where=self.where, error=told.encode(errors="replace").decode())
 
 
 async def call(policy: Callable[..., Any] | None, *args: object) -> Any:
     """Call a slot, `def` (in a thread) or `async def`, and await what it returns if that is awaitable."""
     assert policy is not None, "an empty slot is not called"
     if inspect.iscoroutinefunction(policy) or inspect.iscoroutinefunction(getattr(policy, "__call__", None)):  # noqa: B004
-        return await policy(*args)
+        try:
+            return await policy(*args)
+        except SystemExit as e:  # a user's code; asyncio would end the run by it
+            raise RuntimeError(f"SystemExit: {e}") from e
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
 
@@ -109,7 +133,7 @@ async def call(policy: Callable[..., Any] | None, *args: object) -> Any:
             result = policy(*args)
         except BaseException as e:  # a user's code: anything may come, `SystemExit` included
             error = RuntimeError(f"{type(e).__name__}: {e}") if isinstance(e, StopIteration | SystemExit) else e
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed: this item was given up
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=work, daemon=True).start()

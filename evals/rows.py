@@ -19,8 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationInfo
-from pydantic_core import from_json, to_json
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError, ValidationInfo
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .records import Failure
 
@@ -88,10 +88,14 @@ class Rows(Generic[T]):
             yield read_part(self.root, part, record_type(self.of))
 
     def failures(self) -> Iterator[Failure]:
+        """What became of the items that gave no record.
+
+        Raises:
+            DamagedRows: the file is missing, or holds something else.
+        """
         for part in self.parts:
             if part.failed:
-                path = _failures(self.root / part.path)
-                yield from (_adapter(Failure).validate_json(line) for line in path.read_bytes().splitlines())
+                yield from _read_failures(_failures(self.root / part.path), part.failed)
 
 
 def write_part(root: Path, path: str, records: Sequence[T], of: type[T], failures: Sequence[Failure] = ()) -> Part:
@@ -99,12 +103,15 @@ def write_part(root: Path, path: str, records: Sequence[T], of: type[T], failure
 
     Args:
         path: Relative to `root`, ending in `.parquet`.
+
+    Raises:
+        TypeError: a field of a record holds what could not be read back.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     target = root / path
-    lines = [to_json(r) for r in records]
+    lines = [to_json(checked(r, of)) for r in records]
     columns = _columns(cast(Any, of))
     dicts = [from_json(line) for line in lines]
     for row in dicts:
@@ -141,6 +148,27 @@ def read_part(root: Path, part: Part, of: type[T]) -> list[T]:
             row[name] = from_json(row[name])
     records: list[T] = _adapter(list[of]).validate_python(rows)  # type: ignore[valid-type]
     return records
+
+
+def checked(record: T, of: type[T]) -> T:
+    """The record as it would be read back: a dataclass does not look at what it is given, and a user's code may err.
+
+    Raises:
+        TypeError: a field holds what it cannot; names it.
+
+    >>> checked(Failure(item="a", where=None, error=""), Failure)
+    Traceback (most recent call last):
+    TypeError: `Failure.where`: Input should be a valid string, got None
+    """
+    try:
+        back: T = _adapter(cast(Any, of)).validate_json(to_json(record))
+    except ValidationError as e:
+        wrong = e.errors()[0]
+        where = ".".join(str(x) for x in (of.__name__, *wrong["loc"]))
+        raise TypeError(f"`{where}`: {wrong['msg']}, got {wrong['input']!r}") from None
+    except PydanticSerializationError as e:  # no plain value, or half of a surrogate pair
+        raise TypeError(f"{of.__name__}: {e}") from None
+    return back
 
 
 def record_type(name: str) -> type[Any]:
@@ -201,6 +229,18 @@ def file_sha256(path: Path) -> str:
 
 def _failures(path: Path) -> Path:
     return path.with_suffix(".failures.jsonl")
+
+
+def _read_failures(path: Path, n: int) -> list[Failure]:
+    try:
+        found = [_adapter(Failure).validate_json(line) for line in path.read_bytes().splitlines()]
+    except FileNotFoundError:
+        raise DamagedRows(f"{path} is missing; it held {n} failures. Restore it from a copy.") from None
+    except ValidationError as e:
+        raise DamagedRows(f"{path} is not the file that was written ({e.title}). Restore it from a copy.") from None
+    if len(found) != n:
+        raise DamagedRows(f"{path} holds {len(found)} failures and not {n}. Restore it from a copy.")
+    return found
 
 
 @cache

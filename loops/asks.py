@@ -7,7 +7,7 @@ Not covered: replies are held in memory by key, so a run with millions of long r
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pydantic_core import from_json, to_json
 
 from ..evals.rows import atomic
 from ..policies.records import Cost
-from ..policies.room import Recalled
+from ..policies.room import Asked, Recalled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +26,15 @@ class Entry:
     key: str
     step: str
     item: str
+    member: str
+    """Who was asked."""
     request: str
+    """Empty, like the reply, when `reused`."""
     reply: str
     tokens_in: int
     tokens_out: int
+    reused: bool = False
+    """Answered, for nothing, by what another step or item had asked under this key."""
 
 
 class Asks:
@@ -38,8 +43,9 @@ class Asks:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._known: dict[str, Recalled] = {}
-        self._flying: dict[str, tuple[str, str]] = {}
-        self._spent: dict[str, Cost] = {}
+        self._reused: set[tuple[str, str, str]] = set()
+        self._flying: dict[str, Asked] = {}
+        self._spent: dict[tuple[str, str], Cost] = {}
         for path in sorted(folder.glob("*")):
             for entry in read_asks(path):
                 self._learn(entry)
@@ -47,29 +53,27 @@ class Asks:
     def recall(self, key: str) -> Recalled | None:
         return self._known.get(key)
 
-    def asking(self, step: str, asks: Mapping[str, tuple[str, str]]) -> None:
+    def asking(self, step: str, asks: Mapping[str, Asked]) -> None:
         self._flying |= asks
-        self._append(step, [["ask", key, item, request] for key, (item, request) in asks.items()])
+        self._append(step, [["ask", key, *asked] for key, asked in asks.items()])
 
     def answered(self, step: str, replies: Mapping[str, tuple[str, Cost]]) -> None:
         self._append(step, [["reply", key, text, c.tokens_in, c.tokens_out] for key, (text, c) in replies.items()])
         for key, (text, cost) in replies.items():
-            item, request = self._flying.pop(key)
-            self._learn(
-                Entry(
-                    key=key,
-                    step=step,
-                    item=item,
-                    request=request,
-                    reply=text,
-                    tokens_in=cost.tokens_in,
-                    tokens_out=cost.tokens_out,
-                )
-            )
+            self._learn(_entry(step, key, self._flying.pop(key), text, cost.tokens_in, cost.tokens_out))
 
-    def spent(self, step: str = "") -> Cost:
-        """Of the steps whose name begins with `step`: `3/` is round 3."""
-        return sum((cost for name, cost in self._spent.items() if name.startswith(step)), Cost())
+    def reused(self, step: str, asks: Sequence[tuple[str, str, str]]) -> None:
+        told = [_reuse(step, *ask) for ask in dict.fromkeys(asks)]
+        new = [e for e in told if (step, e.key, e.item) not in self._reused]
+        if new:
+            self._append(step, [["reuse", e.key, e.member, e.item] for e in new])
+        for entry in new:
+            self._learn(entry)
+
+    def spent(self, step: str = "", member: str = "teacher") -> Cost:
+        """On one member, in the steps whose name begins with `step`: `3/` is round 3."""
+        found = (cost for (name, who), cost in self._spent.items() if name.startswith(step) and who == member)
+        return sum(found, Cost())
 
     def compact(self, step: str) -> None:
         """The step is done: its lines become a Parquet file, sorted by key."""
@@ -80,17 +84,24 @@ class Asks:
         if not path.exists():
             return
         whole = path.with_suffix(".parquet")  # there already, if a kill came between this and the step's commit
-        found = {e.key: e for file in (whole, path) if file.exists() for e in read_asks(file)}
+        found = {(e.key, e.item): e for file in (whole, path) if file.exists() for e in read_asks(file)}
         rows = [vars(found[key]) for key in sorted(found)]
         with atomic(whole) as part:
             pq.write_table(pa.Table.from_pylist(rows), part, compression="zstd")
         path.unlink()
 
     def _learn(self, entry: Entry) -> None:
-        if entry.key not in self._known:  # after a kill between compaction and unlink both files have it
-            cost = Cost(calls=1, tokens_in=entry.tokens_in, tokens_out=entry.tokens_out)
-            self._spent[entry.step] = self._spent.get(entry.step, Cost()) + cost
+        reuse = (entry.step, entry.key, entry.item)
+        if reuse in self._reused if entry.reused else entry.key in self._known:
+            return  # after a kill between compaction and unlink both files have it
+        if entry.reused:
+            self._reused.add(reuse)
+            cost = Cost(reused=1)
+        else:
             self._known[entry.key] = Recalled(reply=entry.reply, step=entry.step, item=entry.item)
+            cost = Cost(calls=1, tokens_in=entry.tokens_in, tokens_out=entry.tokens_out)
+        account = entry.step, entry.member
+        self._spent[account] = self._spent.get(account, Cost()) + cost
 
     def _path(self, step: str) -> Path:
         return self.folder / f"{step.replace('/', '-')}.jsonl"
@@ -99,10 +110,9 @@ class Asks:
         path = self._path(step)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as f:
-            if f.tell() == 0:
-                f.write(to_json(["step", step]) + b"\n")
-            elif not _ends_whole(path):
-                f.write(b"\n")  # a torn line of a killed process stays what it is: no entry
+            if f.tell() == 0 or not _ends_whole(path):
+                # A torn line of a killed process stays what it is: no entry. It may have been the step's name.
+                f.write((b"\n" if f.tell() else b"") + to_json(["step", step]) + b"\n")
             f.write(b"".join(to_json(line) + b"\n" for line in lines))
             f.flush()
             os.fsync(f.fileno())
@@ -125,18 +135,27 @@ def read_asks(path: Path) -> Iterator[Entry]:
         return
     if path.suffix != ".jsonl":
         return
-    step, asked = "", dict[str, tuple[str, str]]()
+    step, asked = "", dict[str, Asked]()
     for line in path.read_bytes().splitlines():
         try:
-            kind, *rest = from_json(line)
+            kind, key, *rest = from_json(line)
         except ValueError:
             continue  # torn by a kill
         if kind == "step":
-            step = rest[0]
+            step = key
         elif kind == "ask":
-            asked[rest[0]] = (rest[1], rest[2])
-        elif rest[0] in asked:
-            item, request = asked.pop(rest[0])
-            yield Entry(
-                key=rest[0], step=step, item=item, request=request, reply=rest[1], tokens_in=rest[2], tokens_out=rest[3]
-            )
+            asked[key] = Asked(*rest)
+        elif kind == "reuse":
+            yield _reuse(step, key, *rest)
+        elif key in asked:
+            yield _entry(step, key, asked.pop(key), *rest)
+
+
+def _entry(step: str, key: str, asked: Asked, reply: str, tokens_in: int, tokens_out: int) -> Entry:
+    return Entry(key=key, step=step, reply=reply, tokens_in=tokens_in, tokens_out=tokens_out, **asked._asdict())
+
+
+def _reuse(step: str, key: str, member: str, item: str) -> Entry:
+    return Entry(
+        key=key, step=step, item=item, member=member, request="", reply="", tokens_in=0, tokens_out=0, reused=True
+    )

@@ -20,6 +20,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, Self, TypeVar, get_type_hints
@@ -31,7 +32,7 @@ from pydantic_core import from_json, to_json
 from ..evals.records import Failure
 from ..evals.rows import Part, Rows, atomic_write, record_name, write_part
 from ..policies.records import Cost, Json
-from ..policies.room import Recalled
+from ..policies.room import Asked, Recalled
 from .asks import Asks
 
 P = ParamSpec("P")
@@ -153,8 +154,16 @@ class Journal:
             self.tick(name, index + 1, total)
         return Rows(of=record_name(of), parts=tuple(parts), root=self.root)
 
+    def begun(self, name: str, of: type[T]) -> Rows[T]:
+        """What there is of a table: the parts that are done."""
+        marks = sorted((self.root / "rows" / name).glob("part-*.json"))
+        parts = tuple(TypeAdapter(Part).validate_json(mark.read_bytes()) for mark in marks)
+        return Rows(of=record_name(of), parts=parts, root=self.root)
+
     def table(self, name: str, of: type[T], records: Sequence[T], shard: int = 64) -> Rows[T]:
-        """Records that are at hand, as a table."""
+        """Records that are at hand, as a table. Made whole: parts that a killed attempt left may be of others."""
+        for mark in (self.root / "rows" / name).glob("part-*.json"):
+            mark.unlink()
         total = -(-len(records) // shard)
         return self.shards(name, of, total, lambda i: records[i * shard : (i + 1) * shard])
 
@@ -163,27 +172,36 @@ class Journal:
     def recall(self, key: str) -> Recalled | None:
         return self.asks.recall(key)
 
-    def asking(self, step: str, asks: Mapping[str, tuple[str, str]]) -> None:
+    def asking(self, step: str, asks: Mapping[str, Asked]) -> None:
         self.asks.asking(step, asks)
 
     def answered(self, step: str, replies: Mapping[str, tuple[str, Cost]]) -> None:
         self.asks.answered(step, replies)
 
-    def spent(self, step: str = "") -> Cost:
-        return self.asks.spent(step)
+    def reused(self, step: str, asks: Sequence[tuple[str, str, str]]) -> None:
+        self.asks.reused(step, asks)
 
-    def note(self, step: str, key: str, value: Json) -> None:
+    def spent(self, step: str = "", member: str = "teacher") -> Cost:
+        return self.asks.spent(step, member)
+
+    def note(self, step: str, notes: Mapping[str, Json]) -> None:
         with (self.root / "notes.jsonl").open("ab") as f:
-            f.write(to_json([step, key, value]) + b"\n")
+            if f.tell():
+                f.write(b"\n")  # whatever stands there, whole or torn by a kill, is a line of its own
+            f.write(b"\n".join(to_json([step, key, value]) for key, value in notes.items()))
             f.flush()
             os.fsync(f.fileno())
 
     def notes(self, number: int) -> dict[str, Json]:
         """What the slots of a round noted; the last word on each key counts."""
         path = self.root / "notes.jsonl"
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        told = (from_json(line) for line in lines if line.endswith(b"]"))
-        return {key: value for step, key, value in told if step.startswith(f"{number}/")}
+        told: dict[str, Json] = {}
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            with suppress(ValueError):  # torn by a kill; it was noted again
+                step, key, value = from_json(line)
+                if step.startswith(f"{number}/"):
+                    told[key] = value
+        return told
 
     # ---- the run's own files
 

@@ -17,9 +17,9 @@ from ..agents.room import ItemRoom, RoundRoom, TrainingRoom
 from ..agents.waves import call
 from ..evals.pools import Pool
 from ..evals.records import Attempt, Failure, Problem, State, Verdict
-from ..evals.rows import Rows, read_part, record_type
+from ..evals.rows import Rows, checked, read_part, record_type
 from ..policies.curating import fill
-from ..policies.records import Case, Example, Lesson
+from ..policies.records import Case, Cost, Example, Lesson
 from ..policies.rounds import Plan, Reports
 from ..policies.slots import Method
 from ..policies.teaching import as_lesson
@@ -85,9 +85,9 @@ class Slots:
         return self._step("curate", self._curate, lessons, self.plan.rows, self.plan.fill, self.plan.new, earlier)
 
     def update(self, examples: Rows[Example]) -> State:
-        """The new state; without an example, the one that the round started from."""
+        """The new state; without an example, the one that serves."""
         if not len(examples):
-            return self.plan.start
+            return self.plan.serving[self.plan.learner]
         return self._step("update", self._update, examples, self.plan.start, self.plan.reference, self.plan.settings)
 
     # ---- the steps
@@ -98,8 +98,8 @@ class Slots:
     def _select(self, practice: Rows[Problem]) -> Rows[Problem]:
         problems = list(practice)
         if self.method.select is not None:
-            wave = self.room.wave("select")
-            problems = list(self._whole(wave, "select", lambda room: call(self.method.select, problems, room)))
+            chosen, room = self._whole("select", lambda room: call(self.method.select, problems, room))
+            problems = _selected(_several(chosen, Problem, "problems"), problems, room)
         elif self.plan.ask is not None:
             first = (self.plan.number - 1) * self.plan.ask
             order = [i for lap in range(2 + first // len(problems)) for i in self._shuffled(len(problems), lap)]
@@ -134,13 +134,14 @@ class Slots:
         return self._each("verify", Case, cases, one)
 
     def _triage(self, cases: Rows[Case]) -> Rows[Case]:
-        wave = self.room.wave("triage")
-        chosen = self._whole(wave, "triage", lambda room: call(self.method.triage, self.room.cases, room))
+        chosen, room = self._whole("triage", lambda room: call(self.method.triage, self.room.cases, room))
         seen: Counter[str] = Counter()
         kept = []
         for case in _several(chosen, Case, "cases"):
+            before = self.room.index.get(case.id, case)
             seen[case.id] += 1
-            kept.append(case if seen[case.id] == 1 else replace(case, id=f"{case.id}#{seen[case.id]}"))
+            id = case.id if seen[case.id] == 1 else f"{case.id}#{seen[case.id]}"
+            kept.append(replace(case, id=id, gold_seen=case.gold_seen or before.gold_seen or room.gold_seen))
         return self.book.table(self.plan.key("triage"), Case, kept)
 
     def _teach(self, cases: Rows[Case], serving: object) -> Rows[Lesson]:
@@ -151,13 +152,13 @@ class Slots:
             said = await call(self.method.teach, case, room)
             what = "a text, a Lesson, several, or None"
             told: list[str | Lesson] = _several(said, (str, Lesson), what)
-            lessons = [as_lesson(x) for x in told if x != ""]
-            return [self._signed(lesson, i, case, room) for i, lesson in enumerate(lessons)]
+            return [as_lesson(x) for x in told if x != ""]
 
-        return self._each("teach", Lesson, cases, one)
+        return self._each("teach", Lesson, cases, one, self._signed)
 
     def _signed(self, lesson: Lesson, i: int, case: Case, room: ItemRoom) -> Lesson:
         """What the framework knows of a lesson and no policy can claim: for whom, in sight of what, at what cost."""
+        asked = lesson.problem or case.problem
         id = f"{self.plan.number}/{case.id}/{i}"
         problem = lesson.problem and replace(
             lesson.problem, id=id, parent=case.problem.id, domain=lesson.problem.domain or case.problem.domain
@@ -167,26 +168,34 @@ class Slots:
             id=id,
             case=case.id,
             problem=problem,
-            gold_seen=lesson.gold_seen or room.gold_seen,
-            own=lesson.target in room.own,
+            gold_seen=lesson.gold_seen or room.gold_seen or case.problem.id in self.room.opened,
+            own=(asked.digest, lesson.prefix + lesson.target) in room.own,
             verdict=None,
-            cost=room.cost if i == 0 else replace(lesson.cost, calls=0, tokens_in=0, tokens_out=0, reused=0),
+            cost=room.cost if i == 0 else Cost(),
         )
 
     def _check(self, lessons: Rows[Lesson], serving: object) -> Rows[Lesson]:
         async def one(lesson: Lesson, room: ItemRoom) -> list[Lesson]:
             verdict = await call(self.method.check, lesson, room)
-            (found,) = _several(verdict, Verdict, "a Verdict")
-            return [replace(lesson, verdict=found)]
+            if not isinstance(verdict, Verdict):
+                raise TypeError(f"returned {type(verdict).__name__}; a check returns a Verdict")
+            return [replace(lesson, verdict=verdict)]
 
         return self._each("check", Lesson, lessons, one)
 
     def _curate(self, lessons: Rows[Lesson], rows: int, by: object, new: float, earlier: object) -> Rows[Example]:
         everything = list(lessons)
         room = self.room.enter("curate", "", self.room.wave("curate"))
-        sound = {x.id for x in everything if x.sound}
-        # Whatever a curator returns: no completion from an unsound lesson is ever learnt.
-        examples = [e for e in self.method.curate(everything, room) if e.lesson in sound]
+        curated = [checked(e, Example) for e in self.method.curate(everything, room)]
+        self._note("curate", [room])
+        sound = {x.id: x.prefix + x.target for x in everything if x.sound}
+        unsound = {x.prefix + x.target for x in everything} - set(sound.values())
+        # Whatever a curator returns: no completion of an unsound lesson is ever learnt, and no sealed problem.
+        examples = [
+            e
+            for e in curated
+            if e.lesson in sound and e.completion not in unsound and not room.sealed(Problem(id="", messages=e.prompt))
+        ]
         before = chain.from_iterable(r.tables.examples for r in self.reports if r.tables)
         lived = {e.id: e for e in before if e.origin in ("lesson", "gold")}
         filled = fill(
@@ -203,6 +212,7 @@ class Slots:
     def _update(self, examples: Rows[Example], start: State, reference: State | None, settings: object) -> State:
         room = TrainingRoom(round=self.room, slot="update", item="", wave=self.room.wave("update"), index=0)
         state = self.method.update(list(examples), room)
+        self._note("update", [room])
         if not isinstance(state, State):
             raise TypeError(f"`update` returned {type(state).__name__}; a recipe returns the `State` of `room.train`")
         return state
@@ -229,31 +239,58 @@ class Slots:
     # ---- how a slot is run
 
     def _each(
-        self, slot: str, of: type[T], items: Rows[A], one: Callable[[A, ItemRoom], Coroutine[Any, Any, list[T]]]
+        self,
+        slot: str,
+        of: type[T],
+        items: Rows[A],
+        one: Callable[[A, ItemRoom], Coroutine[Any, Any, list[T]]],
+        sign: Callable[[T, int, A, ItemRoom], T] = lambda record, i, item, room: record,
     ) -> Rows[T]:
-        failed: list[Failure] = []
+        """`one` on each item, then, when all of a shard are through, `sign` on what each came to."""
+        key = self.plan.key(slot)
+        failed = list(self.book.begun(key, of).failures())  # a run that is resumed may not fail more often
         limit = self.failure_share * len(items)
 
         def make(shard: int) -> list[T | Failure]:
             batch: list[A] = read_part(items.root, items.parts[shard], record_type(items.of))
             names = [str(getattr(item, "id", "")) for item in batch]
-            wave = self.room.wave(slot)
-            results = wave.run(names, lambda i: one(batch[i], self.room.enter(slot, names[i], wave, i)))
-            failed.extend(r for r in results if isinstance(r, Failure))
+            wave, rooms = self.room.wave(slot), dict[int, ItemRoom]()
+
+            async def start(i: int) -> list[T]:
+                rooms[i] = self.room.enter(slot, names[i], wave, i)
+                return [checked(x, of) for x in await one(batch[i], rooms[i])]
+
+            rows: list[T | Failure] = []
+            for i, made in enumerate(wave.run(names, start)):
+                if isinstance(made, Failure):
+                    rows.append(made)
+                else:
+                    rows += [sign(record, j, batch[i], rooms[i]) for j, record in enumerate(made)]
+            failed.extend(r for r in rows if isinstance(r, Failure))
             if len(failed) > limit:
                 raise TooManyFailures(_commonest(slot, failed, len(items)))
-            return [x for r in results for x in ([r] if isinstance(r, Failure) else r)]
+            self._note(slot, [rooms[i] for i in sorted(rooms)])
+            return rows
 
-        return self.book.shards(self.plan.key(slot), of, len(items.parts), make)
+        return self.book.shards(key, of, len(items.parts), make)
 
-    def _whole(self, wave: Any, slot: str, do: Callable[[ItemRoom], Coroutine[Any, Any, T]]) -> T:
+    def _whole(self, slot: str, do: Callable[[ItemRoom], Coroutine[Any, Any, T]]) -> tuple[T, ItemRoom]:
+        wave, rooms = self.room.wave(slot), list[ItemRoom]()
+
         async def start(_: int) -> T:
-            return await do(self.room.enter(slot, "", wave))
+            rooms.append(self.room.enter(slot, "", wave))
+            return await do(rooms[0])
 
         (result,) = wave.run([slot], start)
         if isinstance(result, Failure):
             raise TooManyFailures(f"the `{slot}` slot failed: {result.error}")
-        return result  # type: ignore[no-any-return]
+        self._note(slot, rooms)
+        return result, rooms[0]
+
+    def _note(self, slot: str, rooms: Sequence[ItemRoom]) -> None:
+        """What was noted, in the order of the items: the last word counts, and threads have no order."""
+        if told := {key: value for room in rooms for key, value in room.noted.items()}:
+            self.book.note(self.plan.key(slot), told)
 
     def _show(self, cases: Rows[Case]) -> None:
         self.room.cases = list(cases)
@@ -280,6 +317,25 @@ def _several(said: Any, kind: type[T] | tuple[type, ...], what: str) -> list[T]:
     if not isinstance(items, list | tuple) or not all(isinstance(x, kind) for x in items):
         raise TypeError(f"returned {type(said).__name__}: {str(said)[:80]!r}; this slot returns {what}")
     return list(items)
+
+
+def _selected(chosen: Sequence[Problem], practice: Sequence[Problem], room: ItemRoom) -> list[Problem]:
+    """What a `select` slot returned, if every id means one problem and no gold went into a new one."""
+    known = {p.id: p for p in practice}
+    for id, n in Counter(p.id for p in chosen).items():
+        if n > 1:
+            raise ValueError(f"`select` returned {id!r} {n} times; `attempt` may answer a problem several times")
+    written = [p for p in chosen if p != known.get(p.id)]
+    for problem in written:
+        if problem.id in known:
+            raise ValueError(
+                f"`select` changed {problem.id!r}; a new problem has an id of its own, and this as `parent`"
+            )
+    if written and room.gold_seen:
+        raise ValueError(
+            f"`select` wrote {len(written)} problem(s) in sight of gold; do without, or write them in `teach`"
+        )
+    return [checked(p, Problem) for p in chosen]
 
 
 def _commonest(slot: str, failed: Sequence[Failure], n: int) -> str:

@@ -30,7 +30,7 @@ class Sound:
         problem = lesson.problem or case.problem
         if not lesson.target:
             return Verdict(label="abstain", by="no target", gold_seen=lesson.gold_seen)
-        if lesson.problem is not None and (pool := room.sealed(problem)):
+        if pool := room.sealed(problem):
             return Verdict(label="wrong", by="sealed", evidence=f"the problem is in `{pool}`")
         if "unchecked" in self.kinds:
             return Verdict(label="right", by="unchecked", gold_seen=lesson.gold_seen)
@@ -50,7 +50,7 @@ class Sound:
             found = check_steps(problem, lesson.prefix + lesson.target)
             return _verdict(found.sound, "steps", found.why, lesson, found.step) if found else None
         if kind == "gold" and not new:
-            return _verdict(lesson.target == room.gold(case).solution != "", "gold", "", lesson)
+            return _verdict(lesson.prefix + lesson.target == room.gold(case).solution, "gold", "", lesson)
         if kind == "answer" and not new and not lesson.gold_seen:
             return _verdict(room.grade(case, lesson.prefix + lesson.target).right, "answer", "", lesson)
         if kind == "own" and lesson.own and not lesson.gold_seen:

@@ -55,7 +55,8 @@ def next_round(stages: Stages, reports: Reports, *, seed: int) -> Plan | None:
 def _through(method: Method, done: Reports) -> bool:
     if len(done) >= method.rounds.times:
         return True
-    if done and done[-1].tables is not None and not len(done[-1].tables.examples):
+    same = method.rounds.ask is None and method.select is None
+    if same and done and done[-1].tables is not None and not len(done[-1].tables.examples):
         return True  # the next round would ask the same state the same, and learn nothing again
     patience = method.rounds.patience
     return patience is not None and len(done) >= patience and not any(r.kept for r in done[-patience:])

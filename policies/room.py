@@ -6,7 +6,7 @@ The room that is handed out lives in `agents/room.py`. It never leads to a seale
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from ..evals.records import Attempt, Gold, Messages, Problem, State, Verdict
 from .records import Case, Cost, Example, Json, Lesson
@@ -150,6 +150,17 @@ class Recalled:
     """For which item it was paid."""
 
 
+class Asked(NamedTuple):
+    """An ask on record."""
+
+    member: str
+    """Who is asked."""
+    item: str
+    """For which item."""
+    request: str
+    """As JSON."""
+
+
 class Ledger(Protocol):
     """What the room needs of the journal."""
 
@@ -157,16 +168,20 @@ class Ledger(Protocol):
         """The recorded reply to the ask with this key, of this step or an earlier one."""
         ...
 
-    def asking(self, step: str, asks: Mapping[str, tuple[str, str]]) -> None:
-        """Record, durably, that these asks are about to be made: key -> (item, request as JSON)."""
+    def asking(self, step: str, asks: Mapping[str, Asked]) -> None:
+        """Record, durably, that these asks are about to be made, by key."""
         ...
 
     def answered(self, step: str, replies: Mapping[str, tuple[str, Cost]]) -> None:
         """Record, durably, their replies: key -> (reply as JSON, what it cost)."""
         ...
 
-    def spent(self, step: str = "") -> Cost:
-        """What the asks of the steps whose name begins so have cost."""
+    def reused(self, step: str, asks: Sequence[tuple[str, str, str]]) -> None:
+        """Record that asks (key, member, item) were answered by what another step or item had asked."""
         ...
 
-    def note(self, step: str, key: str, value: Json) -> None: ...
+    def spent(self, step: str = "", member: str = "teacher") -> Cost:
+        """What asking this member has cost in the steps whose name begins so."""
+        ...
+
+    def note(self, step: str, notes: Mapping[str, Json]) -> None: ...
