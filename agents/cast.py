@@ -72,9 +72,9 @@ class Seat:
     """Names of the states that this incarnation has proven."""
 
     def greet(self) -> Hello:
-        if self.hello is None:
-            self.hello = self.host.call("hello")
-        return self.hello
+        hello: Hello = self.hello or self.host.call("hello")
+        self.hello = hello
+        return hello
 
     def replace(self) -> None:
         self.host.restart()
@@ -117,7 +117,7 @@ class Cast:
         rows: Rows[Marked] = self.shelf.shards(
             f"sheets/{pool.name}/{state.name}",
             Marked,
-            len(pool.locked.problems.parts),
+            pool.shards,
             lambda shard: self._answer(seat, state, "sit", pool, shard, state),
         )
         return _sheet(pool.name, state, rows)
@@ -185,7 +185,7 @@ class Cast:
         Raises:
             PublishError: a server does not show what the trainer sees. Nothing is published.
         """
-        if state == plan.start:
+        if state in (plan.start, plan.serving[plan.learner]):
             return Proof(status="unchanged", state=state)
         learner = self.seats["learner"]
         canaries = _canaries(examples)
