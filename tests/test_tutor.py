@@ -71,7 +71,7 @@ def test_it_names_the_misconception_that_shows_and_the_next_one_once_that_is_cur
 
 def test_right_work_has_no_diagnosis_and_needs_no_hint() -> None:
     diagnosis = Tutor().diagnose("502-178", solve("502-178"))
-    assert diagnosis.bug is diagnosis.step is None
+    assert diagnosis.bug is None and diagnosis.step is None
     assert Tutor().hint("502-178", solve("502-178")) == ""
 
 
