@@ -122,10 +122,12 @@ def _course(ready: Prepared, root: Path, config: CourseConfig) -> Course:
 def _record(ready: Prepared, root: Path) -> dict[str, Any]:
     """What `run.json` will hold; refused when a fixed field differs from what the folder was begun with."""
     config = ready.experiment.model_dump(mode="json")
-    record = {"schema": SCHEMA, "config": config, "sources": dict(ready.sources), "environment": environment()}
+    rounds = ready.stages[-1].rounds.times  # the method's own number, if the experiment names none
+    record = {"schema": SCHEMA, "config": config, "rounds": rounds, "sources": dict(ready.sources)}
+    record["environment"] = environment()
     path = root / "run.json"
     if not path.exists():
-        if root.exists() and any(p.name != "lock" for p in root.iterdir()):
+        if root.exists() and any(p.name not in ("lock", ".run.json.part") for p in root.iterdir()):
             raise JournalError(f"{root} is not empty and holds no run (no run.json). Choose another --run-dir.")
         return record
     if locked(root):
@@ -146,7 +148,7 @@ def _record(ready: Prepared, root: Path) -> dict[str, Any]:
             f"{root} was begun with another experiment: {'; '.join(differ)}. Its rounds would not be comparable. "
             "Undo the change, or start a run of its own: --run-dir NEW"
         )
-    for key, was, now in _shrunk(before["config"], config):
+    for key, was, now in _shrunk(before, record):
         raise ConfigError(f"`{key}` may grow and not shrink: {root} has {was}, asked for {now}.")
     return {**record, "environment": before["environment"]}
 
@@ -157,9 +159,8 @@ def _begun(root: Path) -> bool:
 
 
 def _shrunk(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    pairs = [("rounds", before["rounds"], after["rounds"])]
-    pairs += [("budget.teacher_tokens", before["budget"]["teacher_tokens"], after["budget"]["teacher_tokens"])]
-    for key, was, now in pairs:
+    old, new = (record["config"]["budget"]["teacher_tokens"] for record in (before, after))
+    for key, was, now in (("rounds", before["rounds"], after["rounds"]), ("budget.teacher_tokens", old, new)):
         if was is not None and now is not None and now < was:
             yield key, was, now
 
