@@ -20,6 +20,7 @@ from pydantic_core import from_json, to_json
 from ..agents.cast import Cast, Seat
 from ..agents.hosts import InProcess
 from ..agents.roles import Host, RoleSpec
+from ..agents.settings import check_settings
 from ..evals.pools import Course, make_course
 from ..evals.rows import atomic_write
 from ..policies.rounds import Report
@@ -55,8 +56,13 @@ class Prepared:
     """Of the experiment's file; relative paths in it are taken from here."""
 
 
-def prepare(experiment: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> Prepared:
+def prepare(
+    experiment: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), *, begun: bool = False
+) -> Prepared:
     """Check an experiment, its data included, as far as that goes without starting anything.
+
+    Args:
+        begun: The pools are in the run folder. Then those behind which there is no file are not made again.
 
     Raises:
         ConfigError: what is wrong, what was given, what to do.
@@ -69,8 +75,13 @@ def prepare(experiment: Path | str | Mapping[str, Any], overrides: Sequence[str]
     stages, sources = stages_of(config, folder)
     for learner in {m.learner for m in stages} - {"student"}:
         raise ConfigError(f"method {config.method!r} trains {learner!r}; only the student can be trained so far.")
-    data = read_course(config.course, config.seed, config.student, folder)
-    return Prepared(experiment=config, stages=stages, sources={**sources, **data.sources}, folder=folder)
+    try:
+        check_settings(config.update.model_dump())
+    except ValueError as e:
+        raise ConfigError(f"`update`: {e}") from None
+    if not (begun and config.course.kind == "arithmetic"):
+        sources = {**sources, **read_course(config.course, config.seed, config.student, folder).sources}
+    return Prepared(experiment=config, stages=stages, sources=sources, folder=folder)
 
 
 def launch(
@@ -88,7 +99,8 @@ def launch(
         Interrupted: paused by Ctrl-C or SIGTERM; the same call goes on.
         TooManyFailures: stopped, as more items failed than `failures` allows; a larger share goes on.
     """
-    ready, root = prepare(experiment, overrides), Path(run_dir)
+    root = Path(run_dir)
+    ready = prepare(experiment, overrides, begun=_begun(root))
     record = _record(ready, root)
     book = Book.open(root, seed=ready.experiment.seed, tick=tick)
     book.budget, book.failures = ready.experiment.budget.value(), ready.experiment.failures

@@ -1,0 +1,17 @@
+"""`tutorloop` and `python -m tutorloop`: the command line is `loops/cli.py`."""
+
+import sys
+from typing import TextIO, cast
+
+
+def main() -> None:
+    """Run the command line. What the output's encoding lacks is written out instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        cast(TextIO, stream).reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
+    from .loops.cli import app
+
+    app(prog_name="tutorloop")
+
+
+if __name__ == "__main__":
+    main()

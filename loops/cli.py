@@ -1,0 +1,233 @@
+"""The command line. Each command imports what it needs when it is called, so that help answers at once.
+
+Exit codes: 0 done; 1 a bug, its traceback in the run's `logs/`; 2 something to mend in the experiment, the folder or
+the command, told in one line; 3 stopped, by the budget or by failures; 130 and 143 paused, by SIGINT and SIGTERM.
+"""
+
+import errno
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Teach one language model with another, in rounds.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+File = Annotated[Path, typer.Argument(help="An experiment: a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields in place of the file's: rounds=3.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for programs.")]
+
+FULL = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What keeps a run from being written that is nobody's bug."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"tutorloop {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    file: File,
+    overrides: Overrides = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<name of FILE>.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run an experiment. The same command resumes it; with more rounds or a larger budget it continues."""
+    root = run_dir or Path("runs") / file.stem
+    given = list(overrides or ())
+    command = shlex.join(["tutorloop", "run", str(file), "--run-dir", str(root), *given])
+    with _told(root):
+        code = _launch(file, root, given, quiet, command)
+    if (code != 2 and not quiet) or as_json:
+        _show(root, as_json)
+    raise typer.Exit(code)
+
+
+def _launch(file: Path, root: Path, overrides: list[str], quiet: bool, command: str) -> int:
+    """Start, resume or continue; the exit code."""
+    from .launch import Interrupted, launch
+    from .progress import progress
+    from .slots import TooManyFailures
+
+    try:
+        with progress(quiet) as tick, _warnings():
+            report = launch(file, root, overrides, tick=tick)
+    except Interrupted as e:
+        _say(f"paused in {root}: {e}:")
+        _say(f"  {command}")
+        return 128 + e.number
+    except TooManyFailures as e:
+        _say(f"stopped in {root}: {e}")
+        return 3
+    if report.status == "stopped":
+        _say(f"stopped in {root}: {report.why}: add budget.teacher_tokens=MORE to the same command.")
+        return 3
+    return 0
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    problem: Annotated[str | None, typer.Argument(help="Id of a problem, for its whole history.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a run's rounds, or one problem's history: also while the run goes on."""
+    with _told():
+        if problem is None:
+            _show(run, as_json)
+            return
+        from .history import read_history
+        from .words import history_lines
+
+        history = read_history(run, problem)
+        _print(history, history_lines(history), as_json)
+
+
+def _show(root: Path, as_json: bool) -> None:
+    from .show import read_run
+    from .words import run_lines
+
+    view = read_run(root)
+    _print(view, run_lines(view), as_json)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the runs are.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs below a folder, the damaged ones with their fault."""
+    from .show import listing
+    from .words import listing_lines
+
+    found = listing(folder)
+    _print(found, listing_lines(found) if found else [f"no runs below {folder}"], as_json)
+
+
+@app.command()
+def plan(file: File, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what an experiment would do, and who set each setting. Starts nothing, writes nothing."""
+    with _told():
+        from .plan import plan as planned
+        from .plan import plan_lines
+
+        made = planned(file, list(overrides or ()))
+    _print(made, plan_lines(made), as_json)
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """List the methods that ship. One of your own is named by import path: my_methods:METHOD."""
+    from ..policies.methods import METHODS
+    from .words import method_lines
+
+    found = [
+        {
+            "name": name,
+            "citation": stages[0].citation,
+            "requires": sorted({need for m in stages for need in m.requires}),
+            "summary": "; then ".join(m.summary for m in stages),
+            "deviations": stages[0].deviations,
+            "rounds": "; then ".join(m.rounds.words() for m in stages),
+        }
+        for name, stages in METHODS.items()
+    ]
+    _print(found, method_lines(found), as_json)
+
+
+def _print(value: Any, lines: Iterable[str], as_json: bool) -> None:
+    if as_json:
+        from pydantic_core import to_json
+
+        typer.echo(to_json(value, indent=1))
+    else:
+        typer.echo("\n".join(lines))
+
+
+def _say(line: str) -> None:
+    """One line for a person, whatever is in it."""
+    from .words import safe
+
+    typer.echo(safe(line), err=True)
+
+
+@contextmanager
+def _told(root: Path | None = None) -> Iterator[None]:
+    """What a person can mend is told in one line; a bug leaves its traceback in the run's logs."""
+    from ..evals.pools import OverlappingPools
+    from ..evals.rows import DamagedRows
+    from .config import ConfigError
+    from .history import UnknownProblem
+    from .journal import JournalError
+
+    try:
+        yield
+    except (ConfigError, JournalError, OverlappingPools, DamagedRows, UnknownProblem) as e:
+        _say(f"tutorloop: {' '.join(str(e).split())}")
+        raise typer.Exit(2) from None
+    except Exception as e:
+        if isinstance(e, OSError) and (e.errno in FULL or (root and not (root / "run.json").exists())):
+            _say(f"tutorloop: {e}")
+            raise typer.Exit(2) from None
+        if root is None or not (log := _log(root)):
+            raise
+        first = next(iter(str(e).splitlines()), "")
+        _say(f"tutorloop: {type(e).__name__}: {first} (traceback in {log}; the same command goes on from here)")
+        raise typer.Exit(1) from None
+
+
+def _log(root: Path) -> Path | None:
+    """Append the traceback in flight to the run's log; `None`: there is no run to log to."""
+    import time
+    import traceback
+
+    if not (root / "run.json").exists():
+        return None
+    log = root / "logs" / "driver.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("a", encoding="utf-8", errors="backslashreplace") as f:
+        f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(sys.argv)}\n{traceback.format_exc()}\n")
+    return log
+
+
+@contextmanager
+def _warnings() -> Iterator[None]:
+    """What the package logs goes to standard error, a line at a time."""
+    import logging
+
+    class ToStderr(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            for line in record.getMessage().splitlines():
+                _say(line)
+
+    log, handler = logging.getLogger(__name__.partition(".")[0]), ToStderr()
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)

@@ -1,0 +1,332 @@
+"""What an experiment would do: schedule, slots, asks, settings with who set them, roles. Starts and writes nothing.
+
+The estimate is arithmetic over the course's own texts, and says its assumptions. It is no promise: how often a student
+is wrong after a round is what the experiment is to find out.
+
+Not covered: seconds, memory, and what a policy of one's own asks (it is counted as one ask a case).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from statistics import fmean
+from textwrap import wrap
+from typing import Any, Literal
+
+from ..agents.settings import DPO, LORA, SFT, Kind, fields_of
+from ..evals.records import Gold, Problem
+from ..policies.checking import Sound
+from ..policies.gold import GoldWork
+from ..policies.rounds import Rounds
+from ..policies.slots import Method
+from ..policies.teaching import CORRECT, DIAGNOSE, PRACTISE, CorrectAndPractise, diagnose
+from ..policies.triage import Balanced
+from .config import Experiment
+from .courses import read_course
+from .launch import Prepared, prepare, role_specs
+from .methods import stages_of
+from .words import columns, safe
+
+SLOTS = ("select", "attempt", "verify", "triage", "teach", "check", "curate", "update")
+Origin = Literal["yours", "the method's", "ours", "the library's"]
+WRONG = 0.5
+"""Share of the practice problems that a student gets wrong at first, where the course does not say."""
+LASTING = 0.5
+"""Share of the errors that is taken to outlive a round."""
+WORK = 400
+"""Characters of work, where the course has no solutions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One effective setting, and who set it."""
+
+    group: str
+    """`sft`, `dpo` or `lora`; `schedule` for fields of `Rounds`."""
+    name: str
+    value: Any
+    origin: Origin
+    otherwise: str = ""
+    """What it would be without whoever set it, as written there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """One stage of the method."""
+
+    name: str
+    schedule: str
+    slots: Mapping[str, str]
+    learns: Sequence[str]
+    """Kinds of evidence on which a lesson is learnt; empty: the check is the method's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What it would take, all rounds together."""
+
+    rounds: int
+    student_answers: int
+    """Practice, quizzes, and twice everything that is only reported."""
+    teacher_calls: int
+    teacher_tokens: int
+    most_calls: int
+    """If no error were ever cured, and every round's errors were new."""
+    most_tokens: int
+    how: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentPlan:
+    """What `plan --json` prints."""
+
+    experiment: str
+    method: str
+    summary: str
+    citation: str
+    requires: Sequence[str]
+    pools: Mapping[str, int]
+    stages: Sequence[StagePlan]
+    estimate: Estimate
+    budget: int | None
+    placement: str
+    roles: Sequence[Mapping[str, Any]]
+    settings: Sequence[Setting]
+    warnings: Sequence[str]
+
+
+def plan(experiment: Path | str, overrides: Sequence[str] = ()) -> ExperimentPlan:
+    """Check an experiment and say what it would do.
+
+    Raises:
+        ConfigError: as `launch` would.
+    """
+    ready = prepare(experiment, overrides)
+    config, first = ready.experiment, ready.stages[0]
+    data = read_course(config.course, config.seed, config.student, ready.folder)
+    pools = {name: list(problems) for name, (problems, _) in data.splits.items()}
+    sizes = {name: len(problems) for name, problems in pools.items()}
+    return ExperimentPlan(
+        experiment=str(experiment),
+        method=config.method,
+        summary="; then ".join(m.summary for m in ready.stages),
+        citation=first.citation,
+        requires=sorted({need for m in ready.stages for need in m.requires}),
+        pools=sizes,
+        stages=[_stage(m) for m in ready.stages],
+        estimate=_estimate(ready, pools["practice"], data.splits["practice"][1], sizes),
+        budget=config.budget.teacher_tokens,
+        placement=config.placement,
+        roles=list(_roles(ready)),
+        settings=[*_schedule(ready), *_settings(ready)],
+        warnings=list(_warnings(ready, sizes)),
+    )
+
+
+def _stage(method: Method) -> StagePlan:
+    slots = {name: _named(getattr(method, name)) for name in SLOTS}
+    slots["select"] = slots["select"] or "the schedule's window of the practice pool"
+    slots["triage"] = slots["triage"] or "every case"
+    learns = method.check.kinds if isinstance(method.check, Sound) else ()
+    return StagePlan(name=method.name, schedule=method.rounds.words(), slots=slots, learns=learns)
+
+
+def _named(slot: Any) -> str:
+    """A slot by import path; a dataclass with its options."""
+    if slot is None:
+        return ""
+    if is_dataclass(slot) and not isinstance(slot, type):
+        return f"{type(slot).__module__}:{slot!r}"
+    return f"{slot.__module__}:{getattr(slot, '__qualname__', type(slot).__qualname__)}"
+
+
+# ---- what it would take
+
+
+@dataclass(frozen=True)
+class _Asks:
+    """What one slot asks for one case: how often, with how many characters in and out."""
+
+    calls: float
+    sent: float = 0.0
+    got: float = 0.0
+    guess: str = ""
+
+
+def _estimate(
+    ready: Prepared, practice: Sequence[Problem], gold: Mapping[str, Gold], sizes: Mapping[str, int]
+) -> Estimate:
+    found = Counter(g.misconceptions[0] for p in practice if (g := gold[p.id]).misconceptions)
+    share = found.total() / len(practice) if found else WRONG
+    kinds = [n / found.total() for n in found.values()] or [1.0]
+    question = fmean(len(p.question) for p in practice)
+    solutions = [len(g.solution) for g in gold.values() if g.solution]
+    work = fmean(solutions) if solutions else WORK
+    letters = 5 if ready.experiment.teacher.engine == "scripted" else 4
+    how = [
+        f"{share:.0%} of the practice problems are wrong at first"
+        + (" (the course knows)" if found else " (assumed: the course does not say)"),
+        f"of the errors {LASTING:.0%} outlive a round (assumed); at most: all of them, and never the same twice",
+        f"a token is {letters} characters of the course's own questions and solutions, with the prompts of the slots",
+    ]
+    answers, done = 0, 0
+    about, most = [0.0, 0.0], [0.0, 0.0]
+    for method in ready.stages:
+        asked = min(method.rounds.ask or len(practice), len(practice))
+        verify, teach = _verify(method, question, work), _teach(method, question, work)
+        how += [x.guess for x in (verify, teach) if x.guess]
+        for _ in range(method.rounds.times):
+            for total, lasting in ((about, LASTING**done), (most, 1.0)):
+                wrong = asked * share * lasting
+                taught = _picked(method, wrong, kinds)
+                for asks, cases in ((verify, wrong), (teach, taught)):
+                    total[0] += asks.calls * cases
+                    total[1] += cases * (asks.sent + asks.got) / letters
+            done += 1
+            answers += asked
+    reported = sum(n for pool, n in sizes.items() if pool not in ("practice", "quiz"))
+    return Estimate(
+        rounds=done,
+        student_answers=answers + sizes["quiz"] * (1 + done) + 2 * reported,
+        teacher_calls=round(about[0]),
+        teacher_tokens=round(about[1]),
+        most_calls=round(most[0]),
+        most_tokens=round(most[1]),
+        how=list(dict.fromkeys(how)),
+    )
+
+
+def _verify(method: Method, question: float, work: float) -> _Asks:
+    if method.verify is None:
+        return _Asks(0)
+    guess = "" if method.verify is diagnose else f"{_named(method.verify)} asks once for each wrong case (assumed)"
+    return _Asks(1, len(DIAGNOSE) + question + work, 40, guess)
+
+
+def _teach(method: Method, question: float, work: float) -> _Asks:
+    teach, checks = method.teach, 0
+    if isinstance(method.check, Sound) and "blind" in method.check.kinds:
+        checks = 1 + (teach.practice if isinstance(teach, CorrectAndPractise) else 0)
+    again = checks * question, checks * work
+    if isinstance(teach, CorrectAndPractise):
+        n = teach.practice
+        sent = len(CORRECT) + question + work + bool(n) * (len(PRACTISE) + question + work)
+        return _Asks(1 + bool(n) + checks, sent + again[0], work + n * (question + work) + again[1])
+    if teach is None or isinstance(teach, GoldWork):
+        return _Asks(checks, *again)
+    guess = f"{_named(teach)} asks once for each case, for work of the usual length (assumed)"
+    return _Asks(1 + checks, len(CORRECT) + question + work + again[0], work + again[1], guess)
+
+
+def _picked(method: Method, wrong: float, kinds: Sequence[float]) -> float:
+    """How many of the wrong cases triage hands on, at most. `kinds`: the share of each mistake."""
+    triage = method.triage
+    if not isinstance(triage, Balanced):
+        return wrong
+    picked = sum(min(wrong * part, triage.each if triage.each is not None else wrong) for part in kinds)
+    return min(picked, triage.limit if triage.limit is not None else wrong)
+
+
+# ---- who set what
+
+
+def _schedule(ready: Prepared) -> Iterator[Setting]:
+    """Fields of the schedule that are not what `Rounds` says by itself."""
+    config = ready.experiment
+    own, _ = stages_of(Experiment(method=config.method), ready.folder)
+    plain = Rounds()
+    for method, theirs in zip(ready.stages, own, strict=True):
+        for field in fields(Rounds):
+            if field.name == "settings":
+                continue
+            value, was, ours = (getattr(r, field.name) for r in (method.rounds, theirs.rounds, plain))
+            yours = field.name in config.schedule or (
+                field.name == "times" and config.rounds is not None and method is ready.stages[-1]
+            )
+            if yours or value != ours:
+                origin: Origin = "yours" if yours else "the method's"
+                otherwise = f"{was!r} (the method's)" if yours else repr(ours)
+                yield Setting(group="schedule", name=field.name, value=value, origin=origin, otherwise=otherwise)
+
+
+def _settings(ready: Prepared) -> Iterator[Setting]:
+    """Every field that somebody set, and the library's default for each that nobody did."""
+    yours = ready.experiment.update.model_dump()
+    merged = {kind: dict(ready.stages[-1].rounds.settings.get(kind, {})) for kind in ("sft", "dpo", "lora")}
+    ours: Mapping[Kind, Mapping[str, Any]] = {"sft": SFT, "dpo": DPO, "lora": LORA}
+    for kind, mine in ours.items():
+        library = fields_of(kind)
+        for name in [*merged[kind], *(n for n in mine if n not in merged[kind])]:
+            origin: Origin = "yours" if name in yours[kind] else "the method's" if name in merged[kind] else "ours"
+            value = merged[kind].get(name, mine.get(name))
+            otherwise = f"{mine[name]!r} (ours)" if name in merged[kind] and name in mine else library.get(name, "")
+            yield Setting(group=kind, name=name, value=value, origin=origin, otherwise=otherwise)
+        for name, default in library.items():
+            if name not in merged[kind] and name not in mine:
+                yield Setting(group=kind, name=name, value=default, origin="the library's")
+
+
+def _roles(ready: Prepared) -> Iterator[Mapping[str, Any]]:
+    for name, spec in role_specs(ready, Path()).items():
+        told = asdict(spec)
+        kept = ("engine", "model", "revision", "dtype", "max_tokens", "temperature", "threads", "gpus", "deadline")
+        where = "an actor of its own" if ready.experiment.placement == "ray" else "this process"
+        yield {"role": name, "where": where, **{key: told[key] for key in kept}, "options": dict(spec.options)}
+
+
+def _warnings(ready: Prepared, sizes: Mapping[str, int]) -> Iterator[str]:
+    for method in ready.stages:
+        if isinstance(method.check, Sound) and "unchecked" in method.check.kinds:
+            yield f"{method.name} learns from unchecked lessons: nobody looks whether they are right"
+        if method.rounds.gate is not None and sizes["quiz"] < 300:
+            yield f"the quiz has {sizes['quiz']} problems: with fewer than 300 the gate sees only large drops"
+
+
+# ---- in words
+
+
+def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
+    yield f"{safe(plan.experiment)}: method {safe(plan.method)}, {safe(plan.summary)}"
+    if plan.citation:
+        yield f"  {safe(plan.citation)}"
+    yield f"course    {', '.join(f'{name} {n}' for name, n in plan.pools.items())} problems"
+    for stage in plan.stages:
+        yield ""
+        yield from wrap(f"{safe(stage.name)}: {stage.schedule}", 110, subsequent_indent="  ")
+        yield from (f"  {name:<8}{safe(slot) or '-'}" for name, slot in stage.slots.items())
+        if stage.learns:
+            yield f"  a lesson is learnt on any evidence of: {', '.join(stage.learns)}"
+    yield ""
+    yield from _estimate_lines(plan)
+    yield ""
+    table = [["role", "engine", "model", "where", "threads", "gpus", "max tokens"]]
+    for role in plan.roles:
+        model = role["model"] or ("-" if role["engine"] == "scripted" and role["role"] == "teacher" else "shipped")
+        cells = [role["role"], role["engine"], safe(model), role["where"]]
+        table.append([*cells, f"{role['threads']}", f"{role['gpus']:g}", f"{role['max_tokens']}"])
+    yield from columns(table, right=(4, 5, 6))
+    yield ""
+    set_ = [s for s in plan.settings if s.origin != "the library's"]
+    rows = [["setting", "value", "set by", "otherwise"]]
+    rows += [[f"{s.group}.{s.name}", safe(f"{s.value!r}"), s.origin, safe(s.otherwise)] for s in set_]
+    yield from columns(rows)
+    yield f"and {len(plan.settings) - len(set_)} fields as the libraries have them (--json lists them)"
+    for warning in plan.warnings:
+        yield f"warning: {warning}"
+    yield "nothing was started and nothing was written"
+
+
+def _estimate_lines(plan: ExperimentPlan) -> Iterator[str]:
+    told = plan.estimate
+    yield (
+        f"estimate  {told.rounds} rounds; {told.student_answers:,} answers of the student; teacher: about "
+        f"{told.teacher_calls:,} asks and {told.teacher_tokens:,} tokens, at most {told.most_calls:,} and "
+        f"{told.most_tokens:,}"
+    )
+    yield from (f"          {line}" for line in told.how)
+    if plan.budget is not None:
+        enough = (
+            "enough" if plan.budget >= told.teacher_tokens else "not enough: the run would stop and could be resumed"
+        )
+        yield f"          the budget is {plan.budget:,} teacher tokens: by this estimate {enough}"

@@ -1,0 +1,375 @@
+"""What a run came to, read from its folder: one run (`read_run`), or all of a folder (`listing`).
+
+Only committed files are read, and the run's lock is not held, so a run can be looked at while it goes on; a damaged one
+says what is wrong with it. `history.py` reads one problem's history, `words.py` prints them all.
+
+Not covered: pictures; comparing two runs.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from ..evals.pools import Course
+from ..evals.records import Gold
+from ..evals.rows import Rows
+from ..evals.statistics import mcnemar, transitions, wilson
+from ..evals.steps import check_steps
+from ..policies.records import Case
+from ..policies.rounds import RoundReport, Sheet
+from .journal import SCHEMA, JournalError, Status, read_status
+
+T = TypeVar("T")
+Sheets = dict[str, Sheet]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder, opened for reading.
+
+    Raises:
+        JournalError: there is no run, it is of another schema, or something in it is damaged.
+    """
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        if not (self.root / "run.json").exists():
+            raise JournalError(f"there is no run in {self.root} (no run.json).{_nearest_run(self.root)}")
+        if (schema := self.record.get("schema")) != SCHEMA:
+            raise JournalError(f"{self.root} was written with schema {schema}, this is {SCHEMA}.")
+
+    @cached_property
+    def record(self) -> Mapping[str, Any]:
+        """`run.json`: config, sources, environment."""
+        return read_json(self.root / "run.json")
+
+    def step(self, name: str, of: type[T]) -> T | None:
+        """The value of a finished step; `None`: it is not done."""
+        path = self.root / "steps" / f"{name}.json"
+        if not path.exists():
+            return None
+        try:
+            return TypeAdapter(of).validate_python(read_json(path)["value"], context={"root": self.root.resolve()})
+        except (KeyError, ValidationError) as e:
+            raise JournalError(f"{path} is damaged: {str(e).splitlines()[0]}. Restore it from a copy.") from None
+
+    @cached_property
+    def reports(self) -> Sequence[RoundReport]:
+        """Of the finished rounds, round 0 first."""
+        names = ["0", *(f"{n}/gate" for n in range(1, len(list((self.root / "steps").glob("*/gate.json"))) + 1))]
+        return [r for name in names if (r := self.step(name, RoundReport))]
+
+    @cached_property
+    def course(self) -> Course | None:
+        return self.step("course", Course)
+
+    @cached_property
+    def finals(self) -> Mapping[int, Sheets]:
+        """Exam, probe and retention by the round after which they were sat; 0 is before any teaching."""
+        numbers = sorted(int(p.stem) for p in (self.root / "steps" / "final").glob("*.json"))
+        return {n: sheets for n in numbers if (sheets := self.step(f"final/{n}", Sheets)) is not None}
+
+    def answered(self) -> Iterator[tuple[int, Rows[Case]]]:
+        """What was asked in each round, graded and with the verifier's verdicts; an open round too."""
+        for number in range(1, len(self.reports) + 1):
+            for verb in ("verify", "attempt"):
+                if (cases := self.step(f"{number}/{verb}", Rows[Case])) is not None:
+                    yield number, cases
+                    break
+
+    def seconds(self, number: int) -> float:
+        """What the steps of a round took. A training is a step within `update`, and counted once."""
+        took = {p.stem: float(read_json(p)["seconds"]) for p in (self.root / "steps" / str(number)).glob("*.json")}
+        trainings = sum(took.pop(name) for name in list(took) if name.startswith("train-"))
+        return max(trainings, took.pop("update", 0.0)) + sum(took.values())
+
+    def status(self) -> tuple[Status, str]:
+        try:
+            return read_status(self.root)
+        except (ValueError, KeyError) as e:
+            raise JournalError(f"{self.root / 'status.json'} is damaged: {e}.") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = from_json(path.read_bytes())
+    except ValueError as e:
+        raise JournalError(f"{path} is damaged ({e}). Restore it from a copy.") from None
+    if not isinstance(value, dict):
+        raise JournalError(f"{path} is damaged: it holds a {type(value).__name__}. Restore it from a copy.")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundLine:
+    """One round, as `show RUN --json` has it. Round 0 is the student before any teaching. Accuracies are fractions."""
+
+    round: int
+    quiz_accuracy: float
+    quiz_low: float
+    """Wilson, 95 %, as `quiz_high`."""
+    quiz_high: float
+    quiz_n: int
+    kept: bool
+    why: str
+    state: str
+    """sha256 of the candidate, kept or not."""
+    serving: str
+    """sha256 of the student that serves from here on."""
+    asked: int
+    cases: int
+    lessons: int
+    accepted: int
+    rejected: Mapping[str, int]
+    examples: int
+    origins: Mapping[str, int]
+    teacher_calls: int
+    teacher_tokens: int
+    reused: int
+    seconds: float
+    fixed: int
+    regressed: int
+    truncated: int
+    """Of the quiz, as `unparsed`."""
+    unparsed: int
+    p_drop: float | None
+    smallest_drop: float | None
+    proof: str
+    stage: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """An accuracy before any teaching and after the last round."""
+
+    before: float | None = None
+    after: float | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skilled(Change):
+    """The same, with each skill's."""
+
+    skills: Mapping[str, Change] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked:
+    """Practice problems that are wrong for two reasons, of which the second is hidden behind the first."""
+
+    problems: int
+    asked: int
+    shown: int
+    """Of these, the second error came into the open: a later wrong attempt went wrong at a later step."""
+    cured: int
+    """Of `asked`, right when last asked."""
+    examples: Sequence[str]
+    """Ids of some that were shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """What `show RUN --json` prints."""
+
+    run: str
+    status: Status
+    why: str
+    exam: Change
+    rounds: Sequence[RoundLine]
+    probe: Skilled | None
+    retention: Skilled | None
+    masked: Masked | None
+    transitions: Mapping[str, float] | None
+    """Of the exam: counts, and the two-sided exact McNemar p."""
+    finals: Mapping[int, Mapping[str, Mapping[str, float]]]
+    """Every sitting of exam, probe and retention: accuracy, low, high, n, right, truncated, unparsed."""
+    method: str
+
+
+def read_run(root: Path) -> RunView:
+    """Everything about a run but its single problems."""
+    run = RunFolder(root)
+    status, why = run.status()
+    last = run.reports[-1].number if run.reports else 0
+    before = run.finals.get(0, {})
+    after = run.finals.get(last, {}) if last or status == "finished" else {}
+    exam = _change(before.get("exam"), after.get("exam"))
+    return RunView(
+        run=str(root),
+        status=status,
+        why=why,
+        exam=Change(before=exam.before, after=exam.after, n=exam.n),
+        rounds=[_round(report, run.seconds(report.number)) for report in run.reports],
+        probe=_change(before["probe"], after.get("probe")) if "probe" in before else None,
+        retention=_change(before["retention"], after.get("retention")) if "retention" in before else None,
+        masked=_masked(run),
+        transitions=_transitions(before["exam"], after["exam"]) if "exam" in after and last else None,
+        finals={n: {name: _sat(sheet) for name, sheet in sheets.items()} for n, sheets in run.finals.items()},
+        method=str(run.record["config"]["method"]),
+    )
+
+
+def _round(report: RoundReport, seconds: float) -> RoundLine:
+    tables, quiz, changed = report.tables, report.quiz, report.transitions
+    return RoundLine(
+        round=report.number,
+        quiz_accuracy=quiz.accuracy,
+        quiz_low=quiz.interval.low,
+        quiz_high=quiz.interval.high,
+        quiz_n=quiz.n,
+        kept=report.kept,
+        why=report.why,
+        state=report.candidate.digest,
+        serving=report.serving["student"].digest,
+        asked=len(tables.answered) if tables else 0,
+        cases=len(tables.cases) if tables else 0,
+        lessons=len(tables.lessons) if tables else 0,
+        accepted=report.accepted,
+        rejected=report.rejected,
+        examples=len(tables.examples) if tables else 0,
+        origins=report.origins,
+        teacher_calls=report.cost.calls,
+        teacher_tokens=report.cost.tokens,
+        reused=report.cost.reused,
+        seconds=round(seconds, 3),
+        fixed=len(changed.fixed) if changed else 0,
+        regressed=len(changed.regressed) if changed else 0,
+        truncated=quiz.truncated,
+        unparsed=quiz.unparsed,
+        p_drop=report.p_drop,
+        smallest_drop=report.smallest_drop,
+        proof=report.proof.status if report.proof else "",
+        stage=report.stage,
+    )
+
+
+def _change(before: Sheet | None, after: Sheet | None) -> Skilled:
+    skills = {
+        name: Change(before=_share(before, name), after=_share(after, name), n=n)
+        for name, (_, n) in (before.skills.items() if before else ())
+    }
+    told = before or after
+    return Skilled(
+        before=before.accuracy if before else None,
+        after=after.accuracy if after else None,
+        n=told.n if told else 0,
+        skills=skills,
+    )
+
+
+def _share(sheet: Sheet | None, skill: str) -> float | None:
+    right, n = sheet.skills.get(skill, (0, 0)) if sheet else (0, 0)
+    return right / n if n else None
+
+
+def _sat(sheet: Sheet) -> dict[str, float]:
+    low, high = wilson(sheet.right, sheet.n)
+    counts = {"n": sheet.n, "right": sheet.right, "truncated": sheet.truncated, "unparsed": sheet.unparsed}
+    return {"accuracy": sheet.accuracy, "low": low, "high": high, **counts}
+
+
+def _transitions(before: Sheet, after: Sheet) -> dict[str, float]:
+    was, now = ({m.problem.id: m.verdict.right for m in sheet.rows} for sheet in (before, after))
+    counts = transitions(was, now).counts
+    return {**counts, "p": mcnemar(counts["fixed"], counts["regressed"], tail="two-sided")}
+
+
+def first_wrong(case: Case) -> int | None:
+    """Index of the first wrong line of a case's work: recomputed where the domain can be, else as a verifier said."""
+    if case.right or not case.attempts:
+        return None
+    found = check_steps(case.problem, case.work)
+    if found is not None and found.step is not None:
+        return found.step
+    return next((v.step for v in reversed(case.verdicts) if v.step is not None), None)
+
+
+def _masked(run: RunFolder) -> Masked | None:
+    gold: Iterable[Gold] = run.course.practice.gold if run.course else ()
+    two = {g.problem for g in gold if len(g.misconceptions) > 1}
+    if not two:
+        return None
+    reached: dict[str, int] = {}
+    right: dict[str, bool] = {}
+    cured: set[str] = set()
+    shown: dict[str, None] = {}
+    for _, cases in run.answered():
+        for case in cases:
+            if (id := case.problem.id) not in two or not case.attempts:
+                continue
+            step = first_wrong(case)
+            # Once it was right, a later error is a relapse and not what lay behind the first.
+            if step is not None and id not in cured and step > reached.setdefault(id, step):
+                shown[id] = None
+            right[id] = case.right
+            cured |= {id} if case.right else set()
+    return Masked(
+        problems=len(two), asked=len(right), shown=len(shown), cured=sum(right.values()), examples=list(shown)[:5]
+    )
+
+
+# ---- all runs of a folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLine:
+    """One run in the list."""
+
+    run: str
+    status: str
+    """`damaged`: see `fault`."""
+    why: str = ""
+    method: str = ""
+    rounds: int = 0
+    quiz: float | None = None
+    """Of the last round, kept or not."""
+    exam: Change = Change()
+    fault: str = ""
+
+
+def listing(folder: Path, depth: int = 3) -> list[RunLine]:
+    """Every run below a folder, or the folder itself; a damaged one with its fault."""
+    if _is_run(folder):
+        return [_line(folder)]
+    below = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() and depth else []
+    return [line for path in below for line in listing(path, depth - 1)]
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("run.json", "status.json", "steps"))
+
+
+def _line(root: Path) -> RunLine:
+    """The little that the list needs; no table is opened."""
+    try:
+        run = RunFolder(root)
+        status, why = run.status()
+        last = run.reports[-1] if run.reports else None
+        before, after = run.finals.get(0, {}), run.finals.get(last.number if last else 0, {})
+        exam = _change(before.get("exam"), after.get("exam") if status == "finished" else None)
+        return RunLine(
+            run=str(root),
+            status=status,
+            why=why,
+            method=str(run.record["config"]["method"]),
+            rounds=last.number if last else 0,
+            quiz=last.quiz.accuracy if last else None,
+            exam=Change(before=exam.before, after=exam.after, n=exam.n),
+        )
+    except (JournalError, OSError, LookupError, TypeError) as e:
+        return RunLine(run=str(root), status="damaged", fault=" ".join(str(e).split()))
+
+
+def _nearest_run(root: Path) -> str:
+    parent = root.parent
+    found = [p.name for p in parent.iterdir() if p.is_dir() and _is_run(p)] if parent.is_dir() else []
+    near = difflib.get_close_matches(root.name, found, n=3, cutoff=0.0)
+    return f" In {parent} there are: {', '.join(near)}" if near else ""

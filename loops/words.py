@@ -1,0 +1,281 @@
+"""Runs and histories in lines of plain text. Whatever a student or a teacher wrote passes through `safe`.
+
+Every accuracy has its n, its interval, and the share of answers that could not be read; above 2 % it warns.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from textwrap import wrap
+from typing import Any
+
+from .history import Chapter, History, Told
+from .show import Change, Masked, RoundLine, RunLine, RunView, Skilled
+
+UNREADABLE = 0.02
+"""Share of truncated and unparsed answers above which an accuracy is printed with a warning."""
+LINES = 12
+"""Of one answer; the middle of a longer one is left out."""
+
+
+def safe(text: str) -> str:
+    """One line as it may be printed: what a terminal would obey is written out.
+
+    >>> safe("5-1 put 4\\x1b[2J")
+    '5-1 put 4\\\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def columns(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
+    """A table without lines, as wide as it must be; the columns in `right` are flush right.
+
+    >>> columns([["a", "n"], ["bcd", "10"]], right=[1])
+    ['a     n', 'bcd  10']
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    flush = set(right)
+    return [
+        "  ".join(
+            cell.rjust(width) if i in flush else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+# ---- a run
+
+
+def run_lines(view: RunView) -> Iterator[str]:
+    """The rounds of a run, and its exam."""
+    why = f": {safe(view.why)}" if view.why else ""
+    yield f"{safe(view.run)}  {view.status}{why}"
+    yield f"method {safe(view.method)}"
+    yield ""
+    if not view.rounds:
+        yield "no round is done yet"
+        return
+    yield from _rounds(view.rounds)
+    yield ""
+    yield from _exams(view)
+    if view.masked is not None and len(view.rounds) > 2:  # what was masked can show from the second time on
+        yield from _masked(view.masked)
+    notes = [*_verdicts(view.rounds), *_warnings(view)]
+    if notes:
+        yield ""
+        yield from notes
+
+
+def _rounds(rounds: Sequence[RoundLine]) -> list[str]:
+    table = [["round", "quiz", "95 %", "n", "unread", "fixed", "regressed", "kept", "cases", "sound lessons"]]
+    table[0] += ["trained on", "asks", "tokens", "s"]
+    for r in rounds:
+        cells = [f"{r.round}", f"{r.quiz_accuracy:.3f}", f"{r.quiz_low:.3f}-{r.quiz_high:.3f}", f"{r.quiz_n}"]
+        cells.append(f"{(r.truncated + r.unparsed) / max(1, r.quiz_n):.1%}")
+        did = [f"{r.fixed}", f"{r.regressed}", "yes" if r.kept else "NO", f"{r.cases}", f"{r.accepted}/{r.lessons}"]
+        did += [f"{r.examples}", f"{r.teacher_calls}", f"{r.teacher_tokens:,}", f"{r.seconds:.1f}"]
+        table.append([*cells, *(did if r.round else [""] * len(did))])
+    return columns(table, right=range(len(table[0])))
+
+
+def _exams(view: RunView) -> Iterator[str]:
+    if not view.finals:
+        yield "the exam was not sat yet"
+        return
+    first = view.finals[min(view.finals)]
+    last = view.finals[max(view.finals)] if view.exam.after is not None else {}
+    rows = [["", "before", "95 %", "after", "95 %", "n", "unread before", "after"]]
+    for pool, before in first.items():
+        after = last.get(pool)
+        cells = [pool, f"{before['accuracy']:.3f}", f"{before['low']:.3f}-{before['high']:.3f}"]
+        cells += [f"{after['accuracy']:.3f}", f"{after['low']:.3f}-{after['high']:.3f}"] if after else ["-", "-"]
+        rows.append([*cells, f"{before['n']:.0f}", f"{_unread(before):.1%}", f"{_unread(after):.1%}" if after else "-"])
+    yield from columns(rows, right=range(1, 8))
+    if (changed := view.transitions) is not None:
+        yield (
+            f"exam: {changed['fixed']:.0f} fixed, {changed['regressed']:.0f} regressed, {changed['persistent']:.0f} "
+            f"still wrong, {changed['kept_right']:.0f} still right; p = {changed['p']:.2g} (exact McNemar, two-sided)"
+        )
+    yield from _skills("probe (twins of practice problems, never taught)", view.probe)
+    yield from _skills("retention (mastered skills, operands never seen)", view.retention)
+    for number in sorted(view.finals)[1:-1]:
+        exam = view.finals[number].get("exam", {})
+        yield f"an earlier end, after round {number}: exam {exam.get('accuracy', 0):.3f}"
+
+
+def _skills(title: str, pool: Skilled | None) -> Iterator[str]:
+    if pool is None or not pool.skills:
+        return
+    yield f"{title}, by skill:"
+    told = [f"{safe(name)} {_arrow(change)} of {change.n}" for name, change in pool.skills.items()]
+    yield from (
+        f"  {line}"
+        for line in columns([told[i : i + 3] + [""] * (3 - len(told[i : i + 3])) for i in range(0, len(told), 3)])
+    )
+
+
+def _arrow(change: Change) -> str:
+    return " -> ".join("-" if x is None else f"{x:.2f}" for x in (change.before, change.after))
+
+
+def _masked(masked: Masked) -> Iterator[str]:
+    yield (
+        f"masked: of {masked.asked} practice problems that are wrong for two reasons, {masked.shown} showed the second "
+        f"in the open before it was cured; {masked.cured} were right when last asked"
+    )
+    if masked.examples:
+        yield f"        e.g. {', '.join(map(safe, masked.examples))}"
+
+
+def _verdicts(rounds: Sequence[RoundLine]) -> Iterator[str]:
+    for r in rounds:
+        if not r.kept:
+            yield f"round {r.round}: {r.why}"
+        elif r.why not in ("kept", "before teaching"):
+            yield f"round {r.round}: {safe(r.why)}"
+        if r.rejected:
+            told = ", ".join(f"{n} {safe(why)}" for why, n in r.rejected.items())
+            yield f"round {r.round}: {sum(r.rejected.values())} of {r.lessons} lessons were not accepted: {told}"
+
+
+def _warnings(view: RunView) -> Iterator[str]:
+    for r in view.rounds:
+        yield from _unreadable(f"round {r.round}, quiz", r.truncated, r.unparsed, r.quiz_n)
+    for number, sheets in view.finals.items():
+        for pool, told in sheets.items():
+            truncated, unparsed, n = (int(told[name]) for name in ("truncated", "unparsed", "n"))
+            yield from _unreadable(f"{pool} after round {number}", truncated, unparsed, n)
+
+
+def _unreadable(where: str, truncated: int, unparsed: int, n: int) -> Iterator[str]:
+    if n and (truncated + unparsed) / n > UNREADABLE:
+        yield (
+            f"warning: {where}: {truncated} of {n} answers were cut off and {unparsed} could not be read; they count "
+            "as not right. Raise `student.max_tokens`, or look at what was written."
+        )
+
+
+def _unread(told: Mapping[str, float]) -> float:
+    return (told["truncated"] + told["unparsed"]) / told["n"] if told["n"] else 0.0
+
+
+# ---- one problem
+
+
+def history_lines(history: History) -> Iterator[str]:
+    """One problem from round to round."""
+    answer = f" = {safe(history.answer)}" if history.answer and history.pool == "practice" else ""
+    question, *more = [safe(line) for line in history.question.splitlines()] or [""]
+    yield "   ".join(x for x in (safe(history.problem), question + answer, safe(history.skill)) if x)
+    yield from (f"   {line}" for line in more)
+    if history.misconceptions:
+        yield f"   wrong at first because of {', then '.join(map(safe, history.misconceptions))} (nobody was told)"
+    if (twins := history.twins) is not None:
+        after = f" -> {twins.after}/{twins.n} after" if twins.after is not None else ""
+        yield f"   probe twins right: {twins.before}/{twins.n} before{after} (never taught)"
+    if history.pool != "practice":
+        yield f"   in the {history.pool}: never taught"
+    for chapter in history.rounds:
+        yield ""
+        yield from _chapter(chapter)
+    for sat in history.sittings:
+        yield ""
+        yield from _answer(f" after round {sat.after_round}", sat.label, sat.work, sat.first_wrong, "")
+
+
+def _chapter(chapter: Chapter) -> Iterator[str]:
+    says = [chapter.diagnosed, "masked until now" if chapter.masked else ""]
+    yield from _answer(
+        f" round {chapter.round}", chapter.label, chapter.work, chapter.first_wrong, ", ".join(x for x in says if x)
+    )
+    if chapter.attempts > 1:
+        yield _beside("attempts", f"{chapter.right} of {chapter.attempts} right; the first is shown")
+    if chapter.picked or chapter.lessons or chapter.asks:
+        yield _beside("teacher", "; ".join(_teacher(chapter)))
+    if chapter.label not in ("right", "") and not chapter.picked and chapter.kept is not None:
+        yield _beside("triage", "left it out this time")
+    for lesson in chapter.lessons:
+        yield _beside("accepted" if lesson.accepted else "refused", _lesson(lesson))
+    if chapter.taught or chapter.rehearsed:
+        told = [f"{n} {act}" for act, n in chapter.taught.items()]
+        told += [f"{n} rehearsed ({origin})" for origin, n in chapter.rehearsed.items()]
+        n = sum(chapter.taught.values()) + sum(chapter.rehearsed.values())
+        yield _beside("taught", f"{n} example{'s' if n > 1 else ''}: {', '.join(map(safe, told))}")
+    if chapter.kept is None:
+        yield _beside("outcome", "the round is still open")
+    elif chapter.quiz is not None:
+        kept = "kept" if chapter.kept else "rolled back"
+        yield _beside(
+            "outcome",
+            f"quiz {chapter.quiz[0]:.3f} -> {chapter.quiz[1]:.3f}, {kept}; regressed elsewhere: {chapter.regressed} of "
+            f"{chapter.were_right} that were right",
+        )
+
+
+def _answer(when: str, label: str, work: str, first_wrong: int | None, says: str) -> Iterator[str]:
+    """What was written, with the first wrong step marked."""
+    head = f"{when:<10}{' ' if len(when) > 9 else ''}{label or 'not asked':<10}"
+    rows = [safe(line) for line in work.splitlines()] if label else []
+    width = max((len(row) for row in rows), default=0)
+    if first_wrong is not None and first_wrong < len(rows):
+        mark = f"first wrong step {first_wrong + 1}" + (f" · {safe(says)}" if says else "")
+        rows[first_wrong] = f"{rows[first_wrong]:<{min(width, 80)}}  <- {mark}"
+    elif says:
+        rows = [*rows[:1], *rows[1:]] or [""]
+        rows[0] = f"{rows[0]:<{min(width, 80)}}  · {safe(says)}"
+    if len(rows) > LINES:
+        at = min(max(first_wrong or 0, 2), len(rows) - 3)
+        keep = sorted({0, 1, *range(at - 2, at + 3), len(rows) - 2, len(rows) - 1})
+        shown = [rows[i] if i == 0 or i - 1 in keep else f"... {rows[i]}" for i in keep]
+        rows = shown
+    for i, row in enumerate(rows or [""]):
+        yield (head if i == 0 else " " * len(head)) + row
+
+
+def _beside(what: str, told: str) -> str:
+    return f"{'':<10}{what:<10}{told}".rstrip()
+
+
+def _teacher(chapter: Chapter) -> Iterator[str]:
+    gold = "and the gold answer" if chapter.gold_seen else "not the answer"
+    saw = f"saw {' and '.join(chapter.saw)}" if chapter.saw else "was not asked"
+    yield f"{saw}, {gold}"
+    if chapter.asks:
+        yield f"{chapter.asks} ask{'s' if chapter.asks > 1 else ''}, {chapter.tokens} tokens"
+    yield f"diagnosed {safe(chapter.diagnosed)}" if chapter.diagnosed else "no diagnosis"
+
+
+def _lesson(lesson: Told) -> str:
+    asked = f"{safe(' / '.join(lesson.question.splitlines()))}: " if lesson.question else ""
+    said = safe(" / ".join((lesson.target or lesson.text).splitlines()))
+    said = said if len(said) <= 72 else f"{said[:69]}..."
+    told = f"{lesson.act}  {asked}{said}" if asked or said else lesson.act
+    evidence = f": {safe(' '.join(lesson.evidence.split()))}" if lesson.evidence else ""
+    return f"{told}   ({'evidence ' if lesson.accepted else ''}{safe(lesson.by)}{evidence})"
+
+
+# ---- all runs
+
+
+def listing_lines(lines: Sequence[RunLine]) -> Iterator[str]:
+    rows = [["run", "status", "method", "rounds", "last quiz", "exam before", "after", "n"]]
+    for line in lines:
+        quiz = "" if line.quiz is None else f"{line.quiz:.3f}"
+        exam = ["" if x is None else f"{x:.3f}" for x in (line.exam.before, line.exam.after)]
+        n = str(line.exam.n) if line.exam.n else ""
+        rows.append([safe(line.run), line.status, safe(line.method), str(line.rounds), quiz, *exam, n])
+    yield from columns(rows, right=range(3, 8))
+    for line in lines:
+        if line.fault or line.why:
+            yield f"{safe(line.run)}: {safe(line.fault or line.why)}"
+
+
+def method_lines(methods: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for method in methods:
+        yield f"{method['name']}: {method['summary']}"
+        if method["citation"]:
+            yield f"    {method['citation']}"
+        if method["requires"]:
+            yield f"    requires {', '.join(method['requires'])}"
+        yield from (f"    {line}" for line in wrap(method["rounds"], 110))
+        if method["deviations"]:
+            yield from wrap(f"deviates: {method['deviations']}", 110, initial_indent="    ", subsequent_indent="    ")
