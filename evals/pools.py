@@ -75,6 +75,8 @@ class Sealed:
         iter(self)
         raise AssertionError
 
+    __contains__ = __getitem__  # else Python says "not iterable" in its own words
+
 
 @dataclass(frozen=True, kw_only=True)
 class Course:

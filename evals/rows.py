@@ -47,7 +47,8 @@ class Part:
 
 
 def _here(stored: Any, info: ValidationInfo) -> Any:
-    return (info.context or {}).get("root", stored)
+    root = (info.context or {}).get("root")
+    return stored if root is None else str(root)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,197 @@
+"""Tables on disk: what is written is what is read, whole or not at all, and damage is named."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pydantic import TypeAdapter
+from pydantic_core import to_json
+
+from tutorloop.evals.records import Attempt, Failure, Gold, Problem, State, Turn, Verdict
+from tutorloop.evals.rows import DamagedRows, Part, Rows, atomic, atomic_write, read_part, record_name, write_part
+from tutorloop.policies.records import Case, Cost, Example, Lesson, Marked
+
+WORDS = 'Ünïcode 日本 🙂 \x00 "quoted" \\ \r\n\t\u2028 end'
+TURNS = (Turn(role="system", content=""), Turn(role="user", content=WORDS), Turn(role="assistant", content="4"))
+PROBLEM = Problem(id="p", messages=TURNS, kind="text", material={"notes": WORDS, "": ""}, parent="q", variant=3)
+ATTEMPT = Attempt(
+    problem="p", text=WORDS, finish="length", state="d", token_ids=(1, 2), logprobs=(-0.1, -1e-300), turns=TURNS
+)
+VERDICT = Verdict(
+    label="wrong", by="x", scores={"a": 0.1, "b": -1.0}, step=0, span=(0, 2), evidence=WORDS, gold_seen=True
+)
+RECORDS: list[list[Any]] = [
+    [PROBLEM, Problem(id="", messages=())],
+    [Gold(problem="p", answer=WORDS, misconceptions=("a", "b"), twins=("t",)), Gold(problem="", answer="")],
+    [State(member="student", name="n", digest="d", decoder={"temperature": 0.5}), State(member="", name="", digest="")],
+    [ATTEMPT, Attempt(problem="p", text="", finish="error", state="")],
+    [VERDICT, Verdict(label="right", by="")],
+    [Failure(item="i", where="teach", error=WORDS)],
+    [Case(id="c", problem=PROBLEM, attempts=(ATTEMPT,) * 2, grades=(VERDICT,), history=("wrong",), priority=-0.5)],
+    [
+        Lesson(text=WORDS, target=WORDS, problem=PROBLEM, verdict=VERDICT, cost=Cost(calls=2, reused=1), own=True),
+        Lesson(),
+    ],
+    [
+        Example(id="e", prompt=TURNS, completion=WORDS, spans=((0, 3, 0.5),), weight=0.1),
+        Example(id="", prompt=(), completion=""),
+    ],
+    [Marked(problem=PROBLEM, attempt=ATTEMPT, verdict=VERDICT, skill="s")],
+]
+
+
+def written(root: Path, records: list[Any], name: str = "part.parquet", **more: Any) -> Rows[Any]:
+    of = type(records[0])
+    return Rows(of=record_name(of), parts=(write_part(root, name, records, of, **more),), root=root)
+
+
+@pytest.mark.parametrize("records", RECORDS, ids=lambda r: type(r[0]).__name__)
+def test_every_record_comes_back_as_it_was(records: list[Any], tmp_path: Path) -> None:
+    rows = written(tmp_path, records)
+    assert list(rows) == records
+    assert len(rows) == len(records) and rows.failed == 0
+
+
+def test_no_rows_are_a_table_too(tmp_path: Path) -> None:
+    part = write_part(tmp_path, "none.parquet", [], Lesson)
+    assert read_part(tmp_path, part, Lesson) == [] and part.n == 0
+
+
+def test_a_table_travels_without_its_folder_and_is_found_in_another(tmp_path: Path) -> None:
+    rows = written(tmp_path / "here", RECORDS[0])
+    stored = TypeAdapter(Rows[Problem]).dump_json(rows)
+    assert str(tmp_path).encode() not in stored
+    (tmp_path / "here").rename(tmp_path / "there")
+    back = TypeAdapter(Rows[Problem]).validate_json(stored, context={"root": tmp_path / "there"})
+    assert back == rows and list(back) == RECORDS[0]
+
+
+def test_the_digest_is_over_the_records_and_not_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = written(tmp_path, RECORDS[0], "one.parquet")
+    plain: Callable[..., None] = pq.write_table
+    monkeypatch.setattr(pq, "write_table", lambda table, path, **_: plain(table, path, compression="none"))
+    two = written(tmp_path, RECORDS[0], "two.parquet")
+    assert one.parts[0].sha256 != two.parts[0].sha256
+    assert one.digest == two.digest
+    lines = b"\n".join(to_json(r) for r in RECORDS[0])
+    assert one.parts[0].digest == hashlib.sha256(lines).hexdigest()
+
+
+def test_another_record_another_order_or_another_failure_is_another_digest(tmp_path: Path) -> None:
+    a, b = RECORDS[0]
+    failure = [Failure(item="i", where="w", error="e")]
+    digests = {
+        written(tmp_path, records, f"{i}.parquet", failures=failures).digest
+        for i, (records, failures) in enumerate([([a, b], []), ([b, a], []), ([a], []), ([a, b], failure)])
+    }
+    assert len(digests) == 4
+
+
+def test_a_scalar_is_a_column_for_other_programs_and_a_nested_record_is_json(tmp_path: Path) -> None:
+    written(tmp_path, [ATTEMPT])
+    found = pq.ParquetFile(tmp_path / "part.parquet").read().to_pylist()[0]
+    assert found["text"] == WORDS and found["token_ids"] == [1, 2] and found["sample"] == 0
+    assert found["turns"].startswith('[{"role":"system"')
+
+
+def test_reading_is_part_by_part(tmp_path: Path) -> None:
+    parts = tuple(write_part(tmp_path, f"{i}.parquet", RECORDS[0], Problem) for i in range(2))
+    rows: Rows[Problem] = Rows(of=record_name(Problem), parts=parts, root=tmp_path)
+    (tmp_path / "1.parquet").unlink()
+    assert len(rows) == 4 and rows.digest  # cost no reading
+    shards = rows.shards()
+    assert next(shards) == RECORDS[0]
+    with pytest.raises(DamagedRows, match=r"1\.parquet is missing"):
+        next(shards)
+
+
+def test_a_flipped_byte_is_named(tmp_path: Path) -> None:
+    rows = written(tmp_path, RECORDS[0])
+    path = tmp_path / "part.parquet"
+    content = bytearray(path.read_bytes())
+    content[20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedRows, match=r"part\.parquet is not the file that was written"):
+        list(rows)
+
+
+FAILED = [Failure(item="a", where="teach", error=WORDS), Failure(item="b", where="teach", error="")]
+
+
+def test_failures_lie_beside_their_part(tmp_path: Path) -> None:
+    rows = written(tmp_path, RECORDS[0], failures=FAILED)
+    assert list(rows) == RECORDS[0] and list(rows.failures()) == FAILED and rows.failed == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}\n{}\n", b"torn", None])
+def test_damaged_failures_are_named(damage: bytes | None, tmp_path: Path) -> None:
+    rows = written(tmp_path, RECORDS[0], failures=FAILED)
+    path = tmp_path / "part.failures.jsonl"
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.raises(DamagedRows, match=r"part\.failures\.jsonl"):
+        list(rows.failures())
+
+
+def anything(value: object) -> Any:
+    """Typed as what a dataclass would take from an unchecked user."""
+    return value
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        (Lesson(text=anything(None)), "Lesson.text"),
+        (Lesson(target=anything(5)), "Lesson.target"),
+        (Lesson(problem=anything("17+25")), "Lesson.problem"),
+        (Lesson(verdict=Verdict(label=anything("fine"), by="me")), "Lesson.verdict.label"),
+        (Lesson(about=anything(object())), "Lesson"),
+        (Lesson(text="half a pair: \ud83d"), "Lesson"),
+    ],
+)
+def test_what_could_not_be_read_back_is_never_written(wrong: Lesson, field: str, tmp_path: Path) -> None:
+    """A part with such a record would be refused by every later start of its run."""
+    with pytest.raises(TypeError, match=field):
+        write_part(tmp_path, "part.parquet", [Lesson(), wrong], Lesson)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(_: Any, path: Path, **__: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pq, "write_table", half)
+    with pytest.raises(OSError, match="disk full"):
+        written(tmp_path, RECORDS[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_replaced_whole_or_keeps_what_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.json"
+    atomic_write(path, b"one")
+    with pytest.raises(RuntimeError), atomic(path) as part:
+        part.write_bytes(b"two, but then")
+        raise RuntimeError
+    assert path.read_bytes() == b"one" and os.listdir(path.parent) == ["file.json"]
+    atomic_write(path, b"two")
+    assert path.read_bytes() == b"two" and os.listdir(path.parent) == ["file.json"]
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "file", list[tuple[bool, bool]]()
+
+    def fsync(descriptor: int) -> None:
+        seen.append((path.exists(), stat.S_ISDIR(os.fstat(descriptor).st_mode)))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    atomic_write(path, b"x")
+    assert seen == [(False, False), (True, True)], "first the content, then the rename, then the folder's entry"
+
+
+def test_a_part_says_what_it_is() -> None:
+    assert {"path", "n", "digest", "sha256", "failed"} == set(Part.__dataclass_fields__)
