@@ -1,0 +1,361 @@
+"""A run folder: what finished in it is never done, or paid for, again, whatever the process that died left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from tutorloop.evals.records import Failure, Verdict
+from tutorloop.evals.rows import Rows
+from tutorloop.loops.asks import read_asks
+from tutorloop.loops.journal import Journal, JournalError, Tick, locked, read_status
+from tutorloop.policies.records import Cost
+from tutorloop.policies.room import Asked
+
+
+class Counted:
+    """Adds, and counts how often it was made to."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def add(self, a: int, b: int = 1) -> int:
+        self.calls += 1
+        return a + b
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Any:
+    opened = Journal.open(tmp_path / "run")
+    yield opened
+    opened.release()
+
+
+def again(journal: Journal) -> Journal:
+    """The same folder in a process that came later."""
+    journal.release()
+    return Journal.open(journal.root)
+
+
+# ---- steps
+
+
+def test_a_step_runs_once_and_is_replayed_ever_after(journal: Journal) -> None:
+    counted = Counted()
+    assert journal.step("1/add", counted.add, 2, b=3) == 5
+    assert again(journal).step("1/add", counted.add, 2, b=3) == 5
+    assert counted.calls == 1 and journal.done("1/add") and not journal.done("1/other")
+
+
+@pytest.mark.parametrize("changed", [((3,), {"b": 3}), ((2,), {}), ((2,), {"b": 4})])
+def test_a_step_with_other_inputs_is_refused_by_name(journal: Journal, changed: tuple[Any, Any]) -> None:
+    counted = Counted()
+    journal.step("1/add", counted.add, 2, b=3)
+    args, named = changed
+    with pytest.raises(JournalError, match=r"step '1/add'.*other inputs.*--run-dir"):
+        journal.step("1/add", counted.add, *args, **named)
+    assert counted.calls == 1
+
+
+def test_a_step_that_fails_leaves_no_record(journal: Journal) -> None:
+    def fails() -> int:
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        journal.step("1/fails", fails)
+    assert not journal.done("1/fails") and not list(journal.root.rglob("*.part"))
+
+
+def test_a_value_that_does_not_survive_the_trip_fails_on_the_first_day(journal: Journal) -> None:
+    def half() -> Verdict:
+        return Verdict(label=json.loads('"fine"'), by="me")
+
+    with pytest.raises(ValidationError):
+        journal.step("1/half", half)
+
+
+def test_the_first_run_gets_the_decoded_value_too(journal: Journal) -> None:
+    given = [1, 2]
+
+    def same() -> list[int]:
+        return given
+
+    assert journal.step("1/same", same) == given and journal.step("1/same", same) is not given
+
+
+def test_a_damaged_step_is_named(journal: Journal) -> None:
+    journal.step("1/add", Counted().add, 1)
+    (journal.root / "steps/1/add.json").write_bytes(b'{"step": "1/a')
+    with pytest.raises(JournalError, match=r"steps/1/add\.json is damaged"):
+        journal.step("1/add", Counted().add, 1)
+
+
+def test_a_run_that_was_moved_is_the_same_run(journal: Journal, tmp_path: Path) -> None:
+    def count(rows: Rows[Verdict]) -> int:
+        return len(list(rows))
+
+    def made() -> Rows[Verdict]:
+        return journal.table("1/made", Verdict, [Verdict(label="right", by="me")])
+
+    assert journal.step("1/count", count, journal.step("1/made", made)) == 1
+    journal.release()
+    journal.root.rename(tmp_path / "moved")
+    moved = Journal.open(tmp_path / "moved")
+    rows = moved.step("1/made", made)
+    assert next(iter(rows)).by == "me"
+    assert moved.step("1/count", count, rows) == 1
+    moved.release()
+
+
+def test_ticks_tell_what_is_done_and_what_was_replayed(tmp_path: Path) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    class Told(Tick):
+        def __call__(self, name: str, done: int, total: int) -> None:
+            told.append((name, done, total))
+
+        def step(self, name: str, seconds: float, replayed: bool) -> None:
+            told.append((name, replayed))
+
+    journal = Journal.open(tmp_path, tick=Told())
+    journal.step("a", Counted().add, 1)
+    journal.step("a", Counted().add, 1)
+    journal.table("t", Failure, [Failure(item=str(i), where="", error="") for i in range(3)], shard=2)
+    journal.release()
+    assert told == [("a", False), ("a", True), ("t", 1, 2), ("t", 2, 2)]
+
+
+# ---- tables
+
+
+def failing(i: int) -> Failure:
+    return Failure(item=str(i), where="w", error="e")
+
+
+@dataclass
+class Makes:
+    """Makes shards of two verdicts and a failure; dies at one of them."""
+
+    dies_at: int = -1
+    made: list[int] | None = None
+
+    def __call__(self, shard: int) -> Sequence[Verdict | Failure]:
+        self.made = [*(self.made or []), shard]
+        if shard == self.dies_at:
+            raise KeyboardInterrupt
+        return [Verdict(label="right", by=f"{shard}-0"), failing(shard), Verdict(label="wrong", by=f"{shard}-1")]
+
+
+def test_finished_shards_are_kept_and_the_rest_is_made(journal: Journal) -> None:
+    first, second = Makes(dies_at=2), Makes()
+    with pytest.raises(KeyboardInterrupt):
+        journal.shards("1/t", Verdict, 4, first)
+    rows = again(journal).shards("1/t", Verdict, 4, second)
+    assert first.made == [0, 1, 2] and second.made == [2, 3]
+    assert [v.by for v in rows] == [f"{s}-{i}" for s in range(4) for i in range(2)]
+    assert [f.item for f in rows.failures()] == ["0", "1", "2", "3"]
+
+
+def test_a_shard_without_its_mark_was_not_finished(journal: Journal) -> None:
+    rows = journal.shards("1/t", Verdict, 2, Makes())
+    (journal.root / "rows/1/t/part-00001.json").unlink()  # killed between the part and its mark
+    makes = Makes()
+    assert journal.shards("1/t", Verdict, 2, makes) == rows and makes.made == [1]
+
+
+def test_what_there_is_of_a_table_can_be_looked_at(journal: Journal) -> None:
+    assert len(journal.begun("1/t", Verdict)) == 0
+    with pytest.raises(KeyboardInterrupt):
+        journal.shards("1/t", Verdict, 4, Makes(dies_at=2))
+    begun = journal.begun("1/t", Verdict)
+    assert len(begun) == 4 and begun.failed == 2
+
+
+def test_records_at_hand_make_one_table_not_a_mixture_of_two_attempts(journal: Journal) -> None:
+    """A slot that draws anew on each start must not get half of each draw."""
+
+    def rows(by: str) -> list[Verdict]:
+        return [Verdict(label="right", by=f"{by}{i}") for i in range(6)]
+
+    journal.table("1/t", Verdict, rows("old"), shard=2)
+    table = journal.table("1/t", Verdict, rows("new")[:3], shard=2)
+    assert [v.by for v in table] == ["new0", "new1", "new2"]
+    assert len(journal.begun("1/t", Verdict)) == 3
+
+
+# ---- asks
+
+
+def asked(*keys: str, item: str = "i", member: str = "teacher") -> Mapping[str, Asked]:
+    return {key: Asked(member, item, f"request {key}") for key in keys}
+
+
+def told(*keys: str, tokens: int = 10) -> dict[str, tuple[str, Cost]]:
+    return {key: (f"reply {key}", Cost(calls=1, tokens_in=tokens, tokens_out=1)) for key in keys}
+
+
+def test_an_answered_ask_is_recalled_by_a_later_process(journal: Journal) -> None:
+    journal.asking("1/teach", asked("a", "b"))
+    journal.answered("1/teach", told("a", "b"))
+    later = again(journal)
+    found = later.recall("a")
+    assert found is not None and (found.reply, found.step, found.item) == ("reply a", "1/teach", "i")
+    assert later.spent() == Cost(calls=2, tokens_in=20, tokens_out=2)
+
+
+def test_an_ask_in_flight_at_a_kill_is_asked_again(journal: Journal) -> None:
+    journal.asking("1/teach", asked("a", "b"))
+    later = again(journal)
+    assert later.recall("a") is None and later.spent() == Cost()
+    later.asking("1/teach", asked("a", "b"))
+    later.answered("1/teach", told("a", "b"))
+    assert again(later).spent().calls == 2
+
+
+def test_an_entry_stands_on_disk_before_the_ask_is_made_and_before_its_answer_is_used(journal: Journal) -> None:
+    path = journal.root / "asks/1-teach.jsonl"
+    journal.asking("1/teach", asked("a"))
+    assert b'"ask","a"' in path.read_bytes()
+    journal.answered("1/teach", told("a"))
+    assert b'"reply","a"' in path.read_bytes()
+
+
+def lines(journal: Journal) -> bytes:
+    return (journal.root / "asks/1-teach.jsonl").read_bytes()
+
+
+def test_wherever_a_kill_tears_the_file_nothing_is_lost_but_the_torn_line(journal: Journal) -> None:
+    for key in "ab":
+        journal.asking("1/teach", asked(key))
+        journal.answered("1/teach", told(key))
+    whole = lines(journal)
+    ends = {key: whole.index(b"]", whole.index(b'["reply","%s"' % key.encode())) + 1 for key in "ab"}
+    for cut in range(len(whole) + 1):
+        (journal.root / "asks/1-teach.jsonl").write_bytes(whole[:cut])
+        journal = again(journal)
+        kept = [key for key in "ab" if journal.recall(key)]
+        assert kept == [key for key, end in ends.items() if end <= cut]
+        missing = [key for key in "ab" if key not in kept]
+        journal.asking("1/teach", asked(*missing))
+        journal.answered("1/teach", told(*missing))
+        journal = again(journal)
+        assert journal.spent("1/teach") == Cost(calls=2, tokens_in=20, tokens_out=2), f"torn after {cut} bytes"
+        assert {e.step for e in read_asks(journal.root / "asks/1-teach.jsonl")} == {"1/teach"}
+
+
+def test_a_finished_step_keeps_its_asks_in_one_file_for_other_programs(journal: Journal) -> None:
+    def teach() -> int:
+        journal.asking("1/teach", asked("b", "a"))
+        journal.answered("1/teach", told("a", "b"))
+        return 0
+
+    journal.step("1/teach", teach)
+    assert os.listdir(journal.root / "asks") == ["1-teach.parquet"]
+    assert [e.key for e in read_asks(journal.root / "asks/1-teach.parquet")] == ["a", "b"]
+    assert again(journal).spent().calls == 2
+
+
+def test_a_kill_between_compacting_and_unlinking_counts_nothing_twice(journal: Journal) -> None:
+    journal.asking("1/teach", asked("a"))
+    journal.answered("1/teach", told("a"))
+    journal.reused("1/teach", [("z", "teacher", "i")])
+    both = lines(journal)
+    journal.asks.compact("1/teach")
+    (journal.root / "asks/1-teach.jsonl").write_bytes(both)
+    later = again(journal)
+    assert later.spent() == Cost(calls=1, tokens_in=10, tokens_out=1, reused=1)
+    later.asking("1/teach", asked("b"))
+    later.answered("1/teach", told("b"))
+    later.asks.compact("1/teach")
+    assert again(later).spent() == Cost(calls=2, tokens_in=20, tokens_out=2, reused=1)
+
+
+def test_costs_are_kept_by_step_and_by_member(journal: Journal) -> None:
+    for step, member, key in (("1/teach", "teacher", "a"), ("1/teach", "student", "b"), ("11/teach", "teacher", "c")):
+        journal.asking(step, asked(key, member=member))
+        journal.answered(step, told(key))
+    for ledger in (journal, again(journal)):
+        assert ledger.spent().calls == 2, "the student's own tries cost the teacher nothing"
+        assert ledger.spent("1/").calls == 1 and ledger.spent("11/").calls == 1 and ledger.spent("2/") == Cost()
+        assert ledger.spent("1/", member="student").calls == 1
+
+
+def test_what_was_reused_is_counted_apart_and_once(journal: Journal) -> None:
+    for _ in range(2):  # a resumed shard asks its journal the same again
+        journal.reused("2/teach", [("a", "teacher", "i"), ("a", "teacher", "j"), ("a", "teacher", "i")])
+        journal = again(journal)
+    assert journal.spent("2/") == Cost(reused=2)
+    assert journal.recall("a") is None
+
+
+# ---- notes
+
+
+def test_the_last_word_on_each_note_counts_and_each_round_has_its_own(journal: Journal) -> None:
+    journal.note("1/verify", {"a": 1, "b": {"deep": [None]}})
+    journal.note("1/teach", {"a": 2})
+    journal.note("11/teach", {"a": 3})
+    assert again(journal).notes(1) == {"a": 2, "b": {"deep": [None]}} and journal.notes(11) == {"a": 3}
+    assert journal.notes(2) == {}
+
+
+def test_a_torn_note_harms_no_other(journal: Journal) -> None:
+    path = journal.root / "notes.jsonl"
+    journal.note("1/teach", {"a": 1, "b": "]"})
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        journal.note("1/teach", {"c": 3})
+        found = journal.notes(1)
+        assert found["c"] == 3, f"torn after {cut} bytes"
+        assert {k: v for k, v in found.items() if k != "c"} in ({}, {"a": 1}, {"a": 1, "b": "]"})
+
+
+# ---- the folder
+
+
+def test_a_second_process_is_refused_as_long_as_the_first_one_lives(journal: Journal) -> None:
+    code = "import sys, pathlib, tutorloop.loops.journal as j; j.Journal.open(pathlib.Path(sys.argv[1]))"
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code, journal.root], capture_output=True, text=True)
+
+    refused = run()
+    assert refused.returncode == 1 and "in use by another process" in refused.stderr
+    assert locked(journal.root)
+    journal.release()
+    assert run().returncode == 0 and not locked(journal.root)
+
+
+def test_the_status_says_what_became_of_a_run(journal: Journal, tmp_path: Path) -> None:
+    assert read_status(tmp_path / "nothing") == ("paused", "killed before it began")
+    journal.settle("running")
+    assert read_status(journal.root) == ("running", "")
+    journal.release()
+    assert read_status(journal.root) == ("paused", "its process was killed; the same command goes on")
+    journal.settle("stopped", "why")
+    assert read_status(journal.root) == ("stopped", "why")
+
+
+def test_seconds_are_added_up_by_step(journal: Journal) -> None:
+    for name in ("1/a", "1/b", "2/a"):
+        journal.step(name, Counted().add, 1)
+    recorded = [json.loads(p.read_bytes())["seconds"] for p in (journal.root / "steps/1").glob("*.json")]
+    assert journal.seconds("1") == pytest.approx(sum(recorded)) and len(recorded) == 2
+
+
+def test_the_codec_of_a_step_is_its_return_annotation(journal: Journal) -> None:
+    def made() -> dict[str, Verdict]:
+        return {"a": Verdict(label="right", by="x")}
+
+    first: Callable[[], dict[str, Verdict]] = made
+    assert journal.step("1/made", first) == {"a": Verdict(label="right", by="x")}
+    stored = json.loads((journal.root / "steps/1/made.json").read_bytes())
+    assert TypeAdapter(dict[str, Verdict]).validate_python(stored["value"]) == made()
