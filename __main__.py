@@ -8,9 +8,12 @@ def main() -> None:
     """Run the command line. What the output's encoding lacks is written out instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         cast(TextIO, stream).reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
-    from .loops.cli import app
+    try:
+        from .loops.cli import app
 
-    app(prog_name="tutorloop")
+        app(prog_name="tutorloop")
+    except KeyboardInterrupt:  # before there was anything to pause
+        sys.exit(130)
 
 
 if __name__ == "__main__":

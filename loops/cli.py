@@ -63,8 +63,8 @@ def run(
     command = shlex.join(["tutorloop", "run", str(file), "--run-dir", str(root), *given])
     with _told(root):
         code = _launch(file, root, given, quiet, command)
-    if (code != 2 and not quiet) or as_json:
-        _show(root, as_json)
+        if as_json or not quiet:
+            _show(root, as_json)
     raise typer.Exit(code)
 
 
@@ -75,7 +75,7 @@ def _launch(file: Path, root: Path, overrides: list[str], quiet: bool, command: 
     from .slots import TooManyFailures
 
     try:
-        with progress(quiet) as tick, _warnings():
+        with progress(root, quiet) as tick, _warnings():
             report = launch(file, root, overrides, tick=tick)
     except Interrupted as e:
         _say(f"paused in {root}: {e}:")

@@ -12,8 +12,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
+from ..evals.statistics import wilson
 from .journal import Tick
 
 VERBS = ("select", "attempt", "verify", "triage", "teach", "check", "curate", "update", "publish", "quiz", "gate")
@@ -26,15 +30,17 @@ AT_ONCE = ("select", "triage", "curate", "train")
 def phase(step: str) -> str:
     """The name of a step or a table, in words.
 
-    >>> phase("3/attempt"), phase("sheets/exam/student-r0003-1f0c2a9b"), phase("final/3")
-    ('round 3, attempt', 'exam', 'final after round 3')
+    >>> phase("3/attempt"), phase("3/gate"), phase("sheets/exam/student-r0003-1f0c2a9b"), phase("final/3")
+    ('round 3, attempt', 'round 3', 'sitting exam', 'exam after round 3')
     """
     head, _, rest = step.partition("/")
     if head == "sheets":
-        return rest.partition("/")[0]
+        return f"sitting {rest.partition('/')[0]}"
     if head == "final":
-        return f"final after round {rest}"
-    return f"round {head}, {rest}" if rest else {"0": "round 0, first quiz"}.get(head, head)
+        return f"exam after round {rest}"
+    if rest == "gate" or head == "0":
+        return f"round {head}"
+    return f"round {head}, {rest}" if rest else head
 
 
 def following(step: str) -> str:
@@ -48,7 +54,30 @@ def following(step: str) -> str:
         return f"{number}/update"
     if verb in VERBS[:-1]:
         return f"{number}/{VERBS[VERBS.index(verb) + 1]}"
+    if verb == "gate":
+        return f"{int(number) + 1}/attempt"
     return {"course": "0", "0": "final/0", "final/0": "1/attempt"}.get(step, "")
+
+
+def outcome(root: Path, step: str) -> str:
+    """What a step that examined the student came to; empty for the others."""
+    kind = step.partition("/")[0] == "final" or step.rpartition("/")[2] in ("0", "gate")
+    path = root / "steps" / f"{step}.json"
+    if not kind or not path.exists():
+        return ""
+    value = from_json(path.read_bytes())["value"]
+    sheets = value if step.startswith("final/") else {"quiz": value["quiz"]}
+    told = ", ".join(f"{pool} {accuracy(**sheet)}" for pool, sheet in sheets.items())
+    return f"{told}; {value['why']}" if value.get("why") and step != "0" else told
+
+
+def accuracy(right: int, n: int, truncated: int, unparsed: int, **_: object) -> str:
+    """
+    >>> accuracy(right=270, n=300, truncated=0, unparsed=3)
+    '0.900 (0.861-0.929, n 300, unread 1.0%)'
+    """
+    low, high = wilson(right, n)
+    return f"{right / max(1, n):.3f} ({low:.3f}-{high:.3f}, n {n}, unread {(truncated + unparsed) / max(1, n):.1%})"
 
 
 def spent(seconds: float) -> str:
@@ -88,6 +117,7 @@ class Pace:
 class Lines(Tick):
     """For a log: a line for each finished step, and one now and then within a long one."""
 
+    root: Path
     replayed: int = 0
     _phase: str = ""
     _pace: Pace = field(default_factory=Pace)
@@ -109,7 +139,8 @@ class Lines(Tick):
         if self.replayed:
             self.say(f"going on after {self.replayed} finished steps")
             self.replayed = 0
-        self.say(f"{phase(name)}: done in {spent(seconds)}")
+        came = outcome(self.root, name)
+        self.say(f"{phase(name)}: {came}" if came else f"{phase(name)}: done in {spent(seconds)}")
 
     def say(self, line: str) -> None:
         self._told = time.monotonic()
@@ -119,8 +150,8 @@ class Lines(Tick):
 class Live(Tick):
     """For a terminal: one moving line for what is going on, and above it a line for each round."""
 
-    def __init__(self, bars: Any) -> None:
-        self.bars = bars
+    def __init__(self, root: Path, bars: Any) -> None:
+        self.root, self.bars = root, bars
         self.took: dict[str, float] = {}
         """Seconds, by verb, of the last time."""
         self.round: dict[str, float] = {}
@@ -136,17 +167,17 @@ class Live(Tick):
         self.bars.update(self._task, completed=done, told=self._pace.words(total))
 
     def step(self, name: str, seconds: float, replayed: bool) -> None:
-        head, _, verb = name.partition("/")
+        verb = name.partition("/")[2]
         if not replayed:
             self.took[verb] = self.round[verb] = seconds
-        if verb == "gate" and self.round:
+        part = verb in VERBS[:-1] or verb.startswith("train-")  # of a round: told at its end
+        if not part and not replayed:
             parts = {v: s for v, s in self.round.items() if not v.startswith("train-")}
-            longest = sorted(parts, key=lambda v: -parts[v])[:4]
-            told = ", ".join(f"{v} {spent(parts[v])}" for v in longest)
-            self._say(f"round {head} done in {spent(sum(parts.values()))}: {told}")
-        elif verb not in VERBS and not verb.startswith("train-") and not replayed:
-            self._say(f"{phase(name)}: done in {spent(seconds)}")
-        if verb not in VERBS or verb == "gate":
+            longest = sorted(parts, key=lambda v: -parts[v])[:4] if verb == "gate" else []
+            took = ", ".join(f"{v} {spent(parts[v])}" for v in longest)
+            came = outcome(self.root, name)
+            self._say(f"{phase(name)}: {came or 'done'} in {spent(sum(parts.values()))}{took and f' ({took})'}")
+        if not part:
             self.round = {}
         self._show(following(name), None)
 
@@ -155,19 +186,20 @@ class Live(Tick):
 
     def _show(self, name: str, total: int | None) -> None:
         self._phase, self._pace = name, Pace()
-        took = self.took.get(name.partition("/")[2])
+        verb = name.partition("/")[2]
+        took = self.took.get(verb) if verb in VERBS else None
         told = f"took {spent(took)} in the round before" if took else ""
         self.bars.reset(self._task, total=total, description=phase(name) if name else "", told=told)
 
 
 @contextmanager
-def progress(quiet: bool = False) -> Iterator[Tick]:
-    """The tick that suits where standard error goes."""
+def progress(root: Path, quiet: bool = False) -> Iterator[Tick]:
+    """The tick that suits where standard error goes. `root`: the run's folder, for what its rounds came to."""
     if quiet:
         yield Tick()
         return
     if not sys.stderr.isatty():
-        yield Lines()
+        yield Lines(root)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -177,4 +209,4 @@ def progress(quiet: bool = False) -> Iterator[Tick]:
     with Progress(
         SpinnerColumn(), plain[0], BarColumn(24), TimeElapsedColumn(), plain[1], console=console, transient=True
     ) as bars:
-        yield Live(bars)
+        yield Live(root, bars)

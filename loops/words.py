@@ -55,6 +55,7 @@ def run_lines(view: RunView) -> Iterator[str]:
         yield "no round is done yet"
         return
     yield from _rounds(view.rounds)
+    yield "95 %: Wilson interval; unread: cut off or not to be parsed; fixed, regressed: of the quiz, in this round"
     yield ""
     yield from _exams(view)
     if view.masked is not None and len(view.rounds) > 2:  # what was masked can show from the second time on
@@ -103,7 +104,7 @@ def _exams(view: RunView) -> Iterator[str]:
 
 
 def _skills(title: str, pool: Skilled | None) -> Iterator[str]:
-    if pool is None or not pool.skills:
+    if pool is None or pool.after is None or not pool.skills:
         return
     yield f"{title}, by skill:"
     told = [f"{safe(name)} {_arrow(change)} of {change.n}" for name, change in pool.skills.items()]
@@ -118,12 +119,11 @@ def _arrow(change: Change) -> str:
 
 
 def _masked(masked: Masked) -> Iterator[str]:
+    examples = f" (e.g. {', '.join(map(safe, masked.examples[:3]))})" if masked.examples else ""
     yield (
-        f"masked: of {masked.asked} practice problems that are wrong for two reasons, {masked.shown} showed the second "
-        f"in the open before it was cured; {masked.cured} were right when last asked"
+        f"masked: {masked.asked} practice problems are wrong for two reasons; in {masked.shown} the second came into "
+        f"the open{examples}, {masked.cured} were right when last asked"
     )
-    if masked.examples:
-        yield f"        e.g. {', '.join(map(safe, masked.examples))}"
 
 
 def _verdicts(rounds: Sequence[RoundLine]) -> Iterator[str]:
@@ -213,22 +213,33 @@ def _chapter(chapter: Chapter) -> Iterator[str]:
 
 def _answer(when: str, label: str, work: str, first_wrong: int | None, says: str) -> Iterator[str]:
     """What was written, with the first wrong step marked."""
-    head = f"{when:<10}{' ' if len(when) > 9 else ''}{label or 'not asked':<10}"
-    rows = [safe(line) for line in work.splitlines()] if label else []
-    width = max((len(row) for row in rows), default=0)
-    if first_wrong is not None and first_wrong < len(rows):
-        mark = f"first wrong step {first_wrong + 1}" + (f" · {safe(says)}" if says else "")
-        rows[first_wrong] = f"{rows[first_wrong]:<{min(width, 80)}}  <- {mark}"
-    elif says:
-        rows = [*rows[:1], *rows[1:]] or [""]
-        rows[0] = f"{rows[0]:<{min(width, 80)}}  · {safe(says)}"
-    if len(rows) > LINES:
-        at = min(max(first_wrong or 0, 2), len(rows) - 3)
-        keep = sorted({0, 1, *range(at - 2, at + 3), len(rows) - 2, len(rows) - 1})
-        shown = [rows[i] if i == 0 or i - 1 in keep else f"... {rows[i]}" for i in keep]
-        rows = shown
-    for i, row in enumerate(rows or [""]):
+    head = f"{when:<9} {label or 'not asked':<10}"
+    rows = [safe(line) for line in work.splitlines() if line.strip()]  # a step is a line with something on it
+    marked = first_wrong is not None and 0 <= first_wrong < len(rows)
+    at = (first_wrong or 0) if marked else 0
+    told = [f"first wrong step {at + 1}" if marked else "", safe(says)]
+    if mark := " · ".join(x for x in told if x):
+        width = min(80, max((len(row) for row in rows), default=0))
+        rows = rows or [""]
+        rows[at] = f"{rows[at]:<{width}}  <- {mark}"
+    for i, row in enumerate(_shortened(rows or [""], at)):
         yield (head if i == 0 else " " * len(head)) + row
+
+
+def _shortened(rows: Sequence[str], at: int) -> list[str]:
+    """Beginning, end, and what stands around `at`.
+
+    >>> _shortened([str(i) for i in range(20)], 10)
+    ['0', '1', '...', '8', '9', '10', '11', '12', '...', '18', '19']
+    """
+    if len(rows) <= LINES:
+        return list(rows)
+    last = len(rows) - 1
+    kept = [i for i in range(len(rows)) if i <= 1 or i >= last - 1 or abs(i - at) <= 2]
+    shown: list[str] = []
+    for i, before in zip(kept, [-1, *kept], strict=False):
+        shown += [rows[i]] if i == before + 1 else ["...", rows[i]]
+    return shown
 
 
 def _beside(what: str, told: str) -> str:
