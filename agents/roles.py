@@ -36,6 +36,7 @@ class Request:
 @dataclass(frozen=True, kw_only=True)
 class Reply:
     text: str
+    """Why not, when `finish` is `error`."""
     finish: Finish = "stop"
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()

@@ -291,6 +291,8 @@ class ItemModel:
     def _request(self, messages: Messages, prefix: str = "", *, schema: str = "", sample: int | None) -> Request:
         """Checked here, in the policy's hands: what is no request fails its own item, and not the engine."""
         request = checked(Request(messages=messages, prefix=prefix, schema=schema, sample=sample or 0), Request)
+        if not any(turn.role == "user" for turn in request.messages):
+            raise ValueError("a prompt needs a turn of the user's")
         if sample is not None:
             return request
         kind = hashlib.sha256(to_json([self.member, request])).hexdigest()
@@ -300,7 +302,8 @@ class ItemModel:
     async def _answer(self, request: Request, *, fresh: bool = False) -> Reply:
         reply = await self._ask(request, fresh=fresh)
         if reply.finish == "error":
-            raise ValueError(f"the {self.member} could not take this prompt ({reply.tokens_in} tokens)")
+            why = reply.text or f"a prompt of {reply.tokens_in} tokens does not fit"
+            raise ValueError(f"the {self.member} could not answer: {why}")
         return reply
 
     async def _ask(self, request: Request, *, fresh: bool = False, journalled: bool = True) -> Reply:

@@ -25,6 +25,7 @@ from .roles import Canary, Evidence, Hello, Job, PublishError, Readings, Reply, 
 from .roles import largest_difference as difference
 from .tutor import Tutor, find
 
+FILLS = ("Diagnosis", "Practice", "Hint")
 SURPRISED = -10.0
 """Nats: the log-probability that a scripted student gives to work that it would not write."""
 
@@ -141,6 +142,9 @@ class ScriptedTeacher:
 
     def _reply(self, request: Request) -> Reply:
         prompt = request.messages[-1].content
+        if request.schema and request.schema not in FILLS:
+            why = f"the scripted teacher fills {', '.join(FILLS)}, not {request.schema!r}"
+            return Reply(text=why, finish="error", tokens_in=_tokens(prompt))
         text = self._fill(request.schema, prompt) if request.schema else self.tutor.reply(prompt) or ""
         return Reply(text=text, tokens_in=_tokens(prompt), tokens_out=_tokens(text))
 
@@ -151,13 +155,15 @@ class ScriptedTeacher:
             return to_json(Diagnosis(bug=(found and found.bug) or "", step=found.step if found else None)).decode()
         if schema == "Practice":
             count = re.search(r"(\d+) new problems", prompt)
-            tasks = self.tutor.practice(
-                found.bug if found else None, int(count[1]) if count else 3, f"{question}\n{work}"
-            )
+            tasks = self._practice(question, work, int(count[1]) if count else 3)
             return to_json(Practice(tasks=tuple(Task(question=q, work=w) for q, w in tasks))).decode()
-        if schema == "Hint":
-            return to_json({"line": self.tutor.hint(question, work) if question else ""}).decode()
-        raise ValueError(f"the scripted teacher fills Diagnosis, Practice and Hint, not {schema!r}.")
+        return to_json({"line": self.tutor.hint(question, work) if question else ""}).decode()
+
+    def _practice(self, question: str, work: str, n: int) -> list[tuple[str, str]]:
+        if not question:
+            return []
+        bug = self.tutor.diagnose(question, work).bug
+        return self.tutor.practice(bug, n, f"{question}\n{work}") if bug else self.tutor.drill(question, work, n)
 
 
 def _tokens(text: str) -> int:

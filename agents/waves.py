@@ -26,6 +26,9 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
+LATE = "this item was given up: it had not answered in time"
+
+
 @dataclass
 class Wave(Generic[A, R]):
     """One shard's items in flight. `A` is what they ask, `R` what they get."""
@@ -60,7 +63,7 @@ class Wave(Generic[A, R]):
         if loop is not self._loop:
             raise RuntimeError("asked on an event loop of your own: in a plain `def`, call the blocking `ask`")
         if item in self._given_up:
-            raise RuntimeError("this item was given up: it had not answered in time")
+            raise RuntimeError(LATE)
         answer: asyncio.Future[R] = loop.create_future()
         self._pending.append((item, ask, answer))
         self._moved.set()
@@ -150,7 +153,10 @@ def block(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) ->
     try:
         running = asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        if not loop.is_closed():
+            return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        coroutine.close()
+        raise RuntimeError(LATE) from None
     coroutine.close()
     name = getattr(coroutine, "__name__", "aask")
     raise RuntimeError(

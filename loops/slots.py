@@ -264,6 +264,7 @@ class Slots:
             for i, made in enumerate(wave.run(names, start)):
                 if isinstance(made, Failure):
                     rows.append(made)
+                    del rooms[i]  # what failed has noted nothing, and a thread may still be at it
                 else:
                     rows += [sign(record, j, batch[i], rooms[i]) for j, record in enumerate(made)]
             failed.extend(r for r in rows if isinstance(r, Failure))

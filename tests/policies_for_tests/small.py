@@ -2,18 +2,27 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from tutorloop.agents.cast import Cast, Seat
+from tutorloop.agents.hosts import InProcess
 from tutorloop.evals.arithmetic import draw_profile
 from tutorloop.evals.pools import Course
-from tutorloop.evals.records import State
+from tutorloop.evals.records import Gold, State
 from tutorloop.evals.rows import Rows
 from tutorloop.loops.asks import Entry, read_asks
+from tutorloop.loops.book import Book
 from tutorloop.loops.journal import Tick
+from tutorloop.loops.launch import prepare, role_specs
+from tutorloop.loops.slots import Slots
+from tutorloop.policies.gate import next_round
+from tutorloop.policies.records import Case, Example, Lesson
 from tutorloop.policies.rounds import RoundReport
 
 BUGS = draw_profile(0)
@@ -117,6 +126,100 @@ def states(root: Path) -> Mapping[str, str]:
 
 def _state(path: Path) -> State:
     return TypeAdapter(State).validate_python(json.loads(path.read_bytes())["value"]["state"])
+
+
+@dataclass
+class Counting:
+    """Implements `Host` in this process; keeps what was called."""
+
+    name: str
+    host: InProcess
+    calls: list[tuple[str, int]] = field(default_factory=list)
+    """Method, and how many requests."""
+
+    def call(self, method: str, *args: Any) -> Any:
+        self.calls.append((method, len(args[1]) if method == "generate" else 0))
+        return self.host.call(method, *args)
+
+    def restart(self) -> None:
+        self.host.restart()
+
+    def close(self) -> None:
+        self.host.close()
+
+
+@dataclass
+class Bench:
+    """A round of a recorded run, up to its triage, in a folder of its own; what comes after is tried with other slots.
+
+    With `Bench(recorded, tmp_path / "bench", told)` as `bench`: `bench.lessons(teach=my_policy)`.
+    """
+
+    recorded: Path
+    root: Path
+    told: Mapping[str, Any]
+    gold: Callable[[Mapping[str, Gold]], Mapping[str, Gold]] = dict
+    """What the practice pool's gold is taken for."""
+    number: int = 1
+    keep: Sequence[str] = ("select", "attempt", "verify", "triage")
+    """Slots that are not done again."""
+    cases: Rows[Case] = field(init=False)
+    hosts: dict[str, Counting] = field(init=False)
+    book: Book = field(init=False)
+
+    def __post_init__(self) -> None:
+        shutil.copytree(self.recorded, self.root)
+        for kind in ("steps", "rows"):
+            for path in (self.root / kind / str(self.number)).iterdir():
+                if path.stem not in self.keep:
+                    path.unlink() if path.is_file() else shutil.rmtree(path)
+        for path in (self.root / "asks").glob("*"):
+            number, slot = path.stem.split("-")
+            if int(number) > self.number or (int(number) == self.number and slot not in self.keep):
+                path.unlink()
+        self.open()
+
+    def open(self) -> None:
+        """As a new process would."""
+        ready = prepare(self.told)
+        self.book = Book.open(self.root, seed=ready.experiment.seed)
+        self.book.budget, self.book.failures = ready.experiment.budget.value(), ready.experiment.failures
+        specs = role_specs(ready, self.book.root)
+        self.hosts = {name: Counting(name, InProcess(spec)) for name, spec in specs.items()}
+        seats = {name: Seat(spec=specs[name], host=host) for name, host in self.hosts.items()}
+        self.cast = Cast(
+            root=self.book.root, seats=seats, shelf=self.book, policy_seconds=ready.experiment.policy_seconds
+        )
+        self.course, self.method = course(self.root), ready.stages[0]
+        self.reports = [value(self.root, "0", RoundReport)]
+        self.reports += [report(self.root, n) for n in range(1, self.number)]
+        plan = next_round(ready.stages, self.reports, seed=ready.experiment.seed)
+        assert plan is not None, "a recorded round has a plan"
+        self.plan = plan
+
+    def slots(self, **slots: Any) -> Slots:
+        """The round with other slots, its cases shown."""
+        method = replace(self.method, **slots)
+        do = self.book.slots(method, self.plan, self.course, self.cast, self.reports)
+        do.room.gold = self.gold(do.room.gold)
+        self.cases = do.triage(do.verify(do.attempt(do.select(self.course.practice))))
+        return do
+
+    def taught(self, **slots: Any) -> Rows[Lesson]:
+        """Lessons, not yet checked."""
+        return self.slots(**slots).teach(self.cases)
+
+    def lessons(self, **slots: Any) -> list[Lesson]:
+        """Lessons, checked."""
+        do = self.slots(**slots)
+        return list(do.check(do.teach(self.cases)))
+
+    def examples(self, **slots: Any) -> list[Example]:
+        do = self.slots(**slots)
+        return list(do.curate(do.check(do.teach(self.cases))))
+
+    def close(self) -> None:
+        self.book.release()
 
 
 class Log(Tick):
