@@ -9,7 +9,7 @@ Not covered: pictures; comparing two runs.
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,7 +56,8 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            return TypeAdapter(of).validate_python(read_json(path)["value"], context={"root": self.root.resolve()})
+            value: T = _adapter(of).validate_python(read_json(path)["value"], context={"root": self.root.resolve()})
+            return value
         except (KeyError, ValidationError) as e:
             raise JournalError(f"{path} is damaged: {str(e).splitlines()[0]}. Restore it from a copy.") from None
 
@@ -95,6 +96,11 @@ class RunFolder:
             return read_status(self.root)
         except (ValueError, KeyError) as e:
             raise JournalError(f"{self.root / 'status.json'} is damaged: {e}.") from None
+
+
+@cache
+def _adapter(of: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(of)
 
 
 def read_json(path: Path) -> dict[str, Any]:
