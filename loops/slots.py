@@ -189,7 +189,7 @@ class Slots:
         curated = [checked(e, Example) for e in self.method.curate(everything, room)]
         self._note("curate", [room])
         sound = {x.id: x.prefix + x.target for x in everything if x.sound}
-        unsound = {x.prefix + x.target for x in everything} - set(sound.values())
+        unsound = {"", *(x.prefix + x.target for x in everything)} - set(sound.values())
         # Whatever a curator returns: no completion of an unsound lesson is ever learnt, and no sealed problem.
         examples = [
             e
