@@ -126,13 +126,13 @@ class History:
     sittings: Sequence[Sitting] = ()
 
 
-def read_history(root: Path, id: str) -> History:
+def read_history(root: Path | str, id: str) -> History:
     """Everything about one problem.
 
     Raises:
         UnknownProblem: names the nearest ids.
     """
-    run = RunFolder(root)
+    run = RunFolder(Path(root))
     course = run.course
     problem = next((p for p in _with(course.practice.problems, "id", id) if p.id == id), None) if course else None
     if course is None or problem is None:

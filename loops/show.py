@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -56,7 +56,9 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            value: T = _adapter(of).validate_python(read_json(path)["value"], context={"root": self.root.resolve()})
+            value: T = _adapter(cast(Any, of)).validate_python(
+                read_json(path)["value"], context={"root": self.root.resolve()}
+            )
             return value
         except (KeyError, ValidationError) as e:
             raise JournalError(f"{path} is damaged: {str(e).splitlines()[0]}. Restore it from a copy.") from None
@@ -200,9 +202,13 @@ class RunView:
     method: str
 
 
-def read_run(root: Path) -> RunView:
-    """Everything about a run but its single problems."""
-    run = RunFolder(root)
+def read_run(root: Path | str) -> RunView:
+    """Everything about a run but its single problems.
+
+    Raises:
+        JournalError: there is no run, or it is damaged.
+    """
+    run = RunFolder(Path(root))
     status, why = run.status()
     last = run.reports[-1].number if run.reports else 0
     before = run.finals.get(0, {})

@@ -138,12 +138,29 @@ def _verdicts(rounds: Sequence[RoundLine]) -> Iterator[str]:
 
 
 def _warnings(view: RunView) -> Iterator[str]:
+    yield from _forgotten(view)
     for r in view.rounds:
         yield from _unreadable(f"round {r.round}, quiz", r.truncated, r.unparsed, r.quiz_n)
     for number, sheets in view.finals.items():
         for pool, told in sheets.items():
             truncated, unparsed, n = (int(told[name]) for name in ("truncated", "unparsed", "n"))
             yield from _unreadable(f"{pool} after round {number}", truncated, unparsed, n)
+
+
+def _forgotten(view: RunView) -> Iterator[str]:
+    """Mastered skills that the teaching has cost, where the intervals before and after do not even touch."""
+    kept = view.retention
+    if kept is None or kept.before is None or kept.after is None:
+        return
+    before, after = view.finals[min(view.finals)]["retention"], view.finals[max(view.finals)]["retention"]
+    if after["high"] < before["low"]:
+        worst = min(
+            kept.skills,
+            default="",
+            key=lambda name: (kept.skills[name].after or 0.0) - (kept.skills[name].before or 0.0),
+        )
+        told = f", most of all {safe(worst)} {_arrow(kept.skills[worst])}" if kept.skills else ""
+        yield f"warning: mastered skills were lost: retention {kept.before:.3f} -> {kept.after:.3f}{told}"
 
 
 def _unreadable(where: str, truncated: int, unparsed: int, n: int) -> Iterator[str]:
