@@ -24,7 +24,18 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from random import Random
 
-from ..evals.arithmetic import BUGS, TEACHER_KNOWS, check_work, fresh, read, solve, why_wrong, work, wrong_cases
+from ..evals.arithmetic import (
+    BUGS,
+    TEACHER_KNOWS,
+    anything,
+    check_work,
+    fresh,
+    read,
+    solve,
+    why_wrong,
+    work,
+    wrong_cases,
+)
 from ..evals.arithmetic.columns import Column, Line, next_column, parse_line, read_or_raise, render, right_line, write
 
 _PROBLEM = re.compile(r"[\s>*_`#-]*(?:[A-Za-z][\w' ]{0,30}[:.)]|\d{1,3}[.)])?[\s*_`]*(.*?)[\s*_`=?]*")
@@ -145,6 +156,27 @@ class Tutor:
             return []
         rng = self._rng("practice", bug, rng_key)
         return [(question, self._written(question, "practice")) for question in fresh(bug, rng=rng, n=n, avoid=avoid)]
+
+    def drill(self, question: str, work: str, n: int) -> list[tuple[str, str]]:
+        """New problems in which the step that goes wrong first in this work comes up again, with right work.
+
+        For errors that no misconception in the catalogue explains, such as 13-8 taken for 6: the teacher does not know
+        why, and lets the same step be done again. Empty if no step is wrong.
+
+        >>> Tutor().drill("52-18", "2-8 take 12 put 5\\n5-1-1 put 3\\n=35", 1)[0][1].splitlines()[0]
+        '2-8 take 12 put 4'
+        """
+        due = check_work(question, work).due
+        if parse_line(due) is None:
+            return []
+        rng, found = self._rng("drill", question, work), dict[str, None]()
+        for _ in range(2000 * n):
+            other = anything(rng)
+            if due in solve(other).splitlines() and other != question:
+                found[other] = None
+            if len(found) == n:
+                break
+        return [(other, self._written(other, "practice")) for other in found]
 
     def _recognise(self, column: Column, wrote: str) -> str | None:
         for name, bug in BUGS.items():

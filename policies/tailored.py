@@ -26,7 +26,7 @@ METHOD = Method(
     ),
     attempt=answer,
     verify=diagnose,
-    triage=Balanced(each=16),
+    triage=Balanced(each=16, undiagnosed=48),
     teach=CorrectAndPractise(practice=4),
     check=Sound(kinds=("steps", "own", "gold")),
     curate=corrections,

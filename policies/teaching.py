@@ -41,7 +41,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Practice:
-    """Problems that a teacher wrote for one mistake; none if it does not know the mistake."""
+    """Problems that a teacher wrote for one mistake; none if it has none to offer."""
 
     tasks: tuple[Task, ...] = ()
 
@@ -64,14 +64,14 @@ class CorrectAndPractise:
     """A correction of the learner's own work, and targeted practice for the mistake that shows first."""
 
     practice: int = 3
-    """New problems a case; none where the teacher does not know the mistake."""
+    """New problems a case."""
 
     async def __call__(self, case: Case, room: Room) -> list[Lesson]:
         about = diagnosed(case)
         said = dict(question=case.question, work=case.work)
         corrected = await room.teacher.aask(CORRECT.format(**said))
         lessons = [Lesson(text=corrected, target=corrected, rejected=case.work, about=about)] if corrected else []
-        if self.practice and about:
+        if self.practice:
             written = await room.teacher.afill(PRACTISE.format(count=self.practice, **said), Practice)
             lessons += [practice_lesson(case, task, about) for task in written.tasks]
         return lessons

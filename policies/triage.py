@@ -28,7 +28,9 @@ class Balanced:
     """
 
     each: int | None = None
-    """At most so many cases for one mistake; `None`: all. Undiagnosed cases are one group."""
+    """At most so many cases for one mistake; `None`: all."""
+    undiagnosed: int | None = None
+    """The same for the cases whose mistake the teacher could not name, which are many mistakes."""
     limit: int | None = None
 
     def __call__(self, cases: Sequence[Case], room: Room) -> list[Case]:
@@ -37,6 +39,6 @@ class Balanced:
             groups[diagnosed(case)].append(case)
         for group in groups.values():
             room.rng.shuffle(group)
-        turns = zip_longest(*(groups[name][: self.each] for name in sorted(groups)))
+        turns = zip_longest(*(groups[name][: self.each if name else self.undiagnosed] for name in sorted(groups)))
         picked = [c for c in chain.from_iterable(turns) if c is not None]
         return [replace(c, reason=diagnosed(c) or "undiagnosed") for c in picked[: self.limit]]
