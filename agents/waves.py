@@ -74,24 +74,32 @@ class Wave(Generic[A, R]):
         tasks = [asyncio.create_task(start(i)) for i in range(len(names))]
         for task in tasks:
             task.add_done_callback(lambda _: self._moved.set())
-        while busy := {i for i, task in enumerate(tasks) if not task.done()}:
-            self._moved.clear()
-            for _ in range(3):  # an item may be about to ask more than once (`gather`)
-                await asyncio.sleep(0)
-            if self._moved.is_set():
-                continue
-            waiting = {i for i, _, _ in self._pending}
-            if busy <= waiting:
-                self._flush()
-                continue
-            try:
-                await asyncio.wait_for(self._moved.wait(), self.deadline)
-            except TimeoutError:
-                self._given_up |= busy - waiting
-                for i in busy - waiting:
-                    tasks[i].cancel()
-                await asyncio.wait([tasks[i] for i in busy - waiting])
+        try:
+            while busy := {i for i, task in enumerate(tasks) if not task.done()}:
+                await self._move(tasks, busy)
+        finally:
+            for task in tasks:  # else asyncio would tell of each one that the run's own end has ended
+                if task.done() and not task.cancelled():
+                    task.exception()
         return [self._result(name, task) for name, task in zip(names, tasks, strict=True)]
+
+    async def _move(self, tasks: "Sequence[asyncio.Task[T]]", busy: set[int]) -> None:
+        self._moved.clear()
+        for _ in range(3):  # an item may be about to ask more than once (`gather`)
+            await asyncio.sleep(0)
+        if self._moved.is_set():
+            return
+        waiting = {i for i, _, _ in self._pending}
+        if busy <= waiting:
+            self._flush()
+            return
+        try:
+            await asyncio.wait_for(self._moved.wait(), self.deadline)
+        except TimeoutError:
+            self._given_up |= busy - waiting
+            for i in busy - waiting:
+                tasks[i].cancel()
+            await asyncio.wait([tasks[i] for i in busy - waiting])
 
     def _flush(self) -> None:
         batch = sorted(self._pending, key=lambda p: p[0])  # stable: an item's own asks keep their order

@@ -101,10 +101,16 @@ class Slots:
             chosen, room = self._whole("select", lambda room: call(self.method.select, problems, room))
             problems = _selected(_several(chosen, Problem, "problems"), problems, room)
         elif self.plan.ask is not None:
-            first = (self.plan.number - 1) * self.plan.ask
-            order = [i for lap in range(2 + first // len(problems)) for i in self._shuffled(len(problems), lap)]
-            problems = [problems[i] for i in order[first : first + min(self.plan.ask, len(problems))]]
+            problems = [problems[i] for i in self._window(len(problems), min(self.plan.ask, len(problems)))]
         return self.book.table(self.plan.key("select"), Problem, problems)
+
+    def _window(self, n: int, ask: int) -> list[int]:
+        """Whose turn it is: laps over all of them, each in an order of its own, and nobody twice in one round."""
+        order: list[int] = []
+        while len(order) < self.plan.number * ask:
+            begun = set(order[len(order) - len(order) % ask :])  # the round that this lap completes
+            order += sorted(self._shuffled(n, len(order) // n), key=lambda i: i in begun)
+        return order[(self.plan.number - 1) * ask :][:ask]
 
     def _shuffled(self, n: int, lap: int) -> list[int]:
         order = list(range(n))
