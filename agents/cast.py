@@ -36,6 +36,7 @@ from .roles import (
     Host,
     Job,
     PublishError,
+    Readings,
     Reply,
     Request,
     RoleDied,
@@ -157,9 +158,9 @@ class Cast:
             PublishError: trainer, student and evaluator do not hold the same base.
         """
         learner, servers = self.seats["learner"], [self.seats["student"], self.seats["evaluator"]]
-        base = learner.greet().base
+        base = self._greet(learner).base
         for seat in servers:
-            if (other := seat.greet().base).digest != base.digest:
+            if (other := self._greet(seat).base).digest != base.digest:
                 raise PublishError(
                     f"the {seat.host.name} holds another base ({other.digest[:12]}) than the trainer "
                     f"({base.digest[:12]}). Give both the same `model` and `revision`."
@@ -167,14 +168,14 @@ class Cast:
         canaries = tuple(
             Canary(messages=p.messages, completion=p.question) for p in _first(course.practice.problems, CANARIES)
         )
-        mine = learner.host.call("read", base, canaries)
-        noise = max(largest_difference(mine, seat.host.call("read", base, canaries)) for seat in servers)
+        mine = self._read(learner, base, canaries)
+        noise = max(largest_difference(mine, self._read(seat, base, canaries)) for seat in servers)
         if noise > SAME_BASE:
             raise PublishError(
                 f"trainer and server differ by {noise:.2g} nats on the untouched base: they do not run the same model."
             )
         self._store(Evidence(state=base, canaries=canaries, before=mine, after=mine, noise=noise))
-        teacher = self.seats["teacher"].greet().base
+        teacher = self._greet(self.seats["teacher"]).base
         self._store(Evidence(state=teacher, canaries=(), before=(), after=(), noise=0.0))
         serving = {"student": base, "teacher": teacher}
         return RoundReport(number=0, quiz=self.sit(course.quiz, serving), candidate=base, serving=serving)
@@ -189,9 +190,7 @@ class Cast:
             return Proof(status="unchanged", state=state)
         learner = self.seats["learner"]
         canaries = _canaries(examples)
-        before, after = self._surviving(
-            learner, lambda: tuple(learner.host.call("read", s, canaries) for s in (plan.start, state))
-        )
+        before, after = (self._read(learner, s, canaries) for s in (plan.start, state))
         noise = self._evidence(plan.start).noise
         evidence = Evidence(state=state, canaries=canaries, before=before, after=after, noise=noise)
         file = self._store(evidence)
@@ -207,6 +206,13 @@ class Cast:
             effect=evidence.effect,
             canaries=file,
         )
+
+    def _greet(self, seat: Seat) -> Hello:
+        return self._surviving(seat, seat.greet)
+
+    def _read(self, seat: Seat, state: State, canaries: Sequence[Canary]) -> Readings:
+        readings: Readings = self._surviving(seat, lambda: seat.host.call("read", state, canaries))
+        return readings
 
     def _prove(self, seat: Seat, evidence: Evidence) -> None:
         seat.host.call("prove", evidence)
