@@ -1,6 +1,6 @@
 """The control without a teacher: the data set's own work for the same wrong cases, topped up with fresh practice.
 
-Same rounds, same rows, same rehearsal as `tailored`. What is missing is whatever tailoring adds. Fresh practice is
+Same rounds, rows, rehearsal and recipe as `tailored`; what is missing is whatever tailoring adds. Fresh practice is
 written where the package can write problems; elsewhere it is taken from the practice problems that nobody was asked
 this round, so there is some only if `ask` leaves some over.
 """
@@ -18,7 +18,7 @@ from .rounds import Rounds
 from .slots import Method
 from .teaching import Task, practice_lesson
 from .triage import wrong
-from .updating import sft
+from .updating import sft_then_dpo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,8 @@ class GoldWork:
     """Fresh problems a case, in domains where the package can write them."""
 
     def __call__(self, case: Case, room: Room) -> list[Lesson]:
-        lessons = [Lesson(act="gold", text=(work := room.gold(case).solution), target=work)]
+        work = room.gold(case).solution
+        lessons = [Lesson(act="gold", text=work, target=work, rejected=case.work)]
         if case.problem.domain == "arithmetic":
             fresh = (anything(room.rng) for _ in range(self.practice))
             lessons += [practice_lesson(case, Task(question=q, work=solve(q))) for q in fresh]
@@ -52,13 +53,13 @@ class WrongAndFresh:
 
 METHOD = Method(
     name="gold",
-    summary="control: gold work for the same cases and fresh untargeted practice, by SFT; no teacher",
+    summary="control: gold work for the same cases and fresh untargeted practice, by SFT, then DPO over the own mistake",
     requires=("gold",),
     attempt=answer,
     triage=WrongAndFresh(),
     teach=GoldWork(),
     check=Sound(kinds=("gold", "steps")),
     curate=corrections,
-    update=sft,
+    update=sft_then_dpo,
     rounds=Rounds(times=5, rows=500, decay=0.8),
 )
