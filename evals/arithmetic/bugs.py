@@ -19,7 +19,7 @@ Sources, by the names used below:
     Ashlock 1976           Error Patterns in Computation. Merrill
 The bugs of subtraction have their names there, most of them from the bug lists in Burton 1982 and VanLehn 1990; those
 of addition are described there but not named, and the names are ours. All are told in our words and for our notation,
-in which some finer distinctions of the lists cannot be drawn.
+in which some finer distinctions of the lists cannot be drawn; they are attributed from memory of those lists.
 
 Not covered: slips (unsystematic errors), facts misremembered, bugs in the choice of operation, and bugs that leave a
 column out.
