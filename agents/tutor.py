@@ -171,7 +171,7 @@ class Tutor:
             return []
         rng, found = self._rng("drill", question, work), dict[str, None]()
         for _ in range(2000 * n):
-            other = anything(rng)
+            other = anything(rng, "practice")
             if due in solve(other).splitlines() and other != question:
                 found[other] = None
             if len(found) == n:

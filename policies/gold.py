@@ -32,7 +32,7 @@ class GoldWork:
         work = room.gold(case).solution
         lessons = [Lesson(act="gold", text=work, target=work, rejected=case.work)]
         if case.problem.domain == "arithmetic":
-            fresh = (anything(room.rng) for _ in range(self.practice))
+            fresh = (anything(room.rng, "practice") for _ in range(self.practice))
             lessons += [practice_lesson(case, Task(question=q, work=solve(q))) for q in fresh]
         return lessons
 
