@@ -291,7 +291,10 @@ def _placed(ready: Prepared, book: Book) -> Iterator[Cast]:
 def _interruptible() -> Iterator[None]:
     """SIGINT and SIGTERM pause the run. Every commit is atomic, so it may be left anywhere."""
 
+    heard: list[int] = []
+
     def pause(number: int, _: Any) -> None:
+        heard.append(number)
         raise Interrupted(number)
 
     try:
@@ -301,6 +304,10 @@ def _interruptible() -> Iterator[None]:
         return
     try:
         yield
+    except KeyboardInterrupt as e:
+        if heard and not isinstance(e, Interrupted):  # Ray, interrupted while it waits, raises a plain one instead
+            raise Interrupted(heard[0]) from None
+        raise
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

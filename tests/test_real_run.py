@@ -24,7 +24,7 @@ import pytest
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
-from tutorloop import Report, launch
+from tutorloop import Interrupted, Report, launch
 from tutorloop.agents.cast import Seat
 from tutorloop.agents.hosts import InProcess
 from tutorloop.agents.placement import Actor
@@ -329,6 +329,26 @@ def test_roles_that_die_while_the_run_begins_are_replaced_too(
     assert survivors([pid for pids in tick.pids.values() for pid in pids]) == []
     launch({**SCRIPTED, "rounds": 1}, tmp_path / "undisturbed")
     assert differing(tmp_path / "undisturbed", tmp_path / "run") == []
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_waits_for_an_actor_is_paused_by_a_signal_and_says_by_which(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray turns what a handler raises into an interrupt of its own."""
+
+    class Stuck(Murderer):
+        def kill(self, role: str) -> None:
+            os.kill(self.pids[role][-1], signal.SIGSTOP)
+            threading.Timer(1.0, os.kill, [os.getpid(), number]).start()
+
+    tick = Stuck({"1/attempt 1/2": "student"})
+    with watched(tick, monkeypatch), pytest.raises(Interrupted) as caught:
+        launch({**SCRIPTED, "placement": "ray"}, tmp_path / "run", tick=tick)
+    assert caught.value.number == number
+    assert read_status(tmp_path / "run") == ("paused", f"interrupted by {number.name}; the same command goes on")
+    assert survivors([pid for pids in tick.pids.values() for pid in pids]) == []
 
 
 def test_a_role_that_dies_twice_in_one_call_ends_the_run_by_name(
