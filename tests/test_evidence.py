@@ -315,7 +315,9 @@ def test_only_practice_problems_can_be_graded(bench: Any) -> None:
             look(problem)
 
 
-# ---- gold that was seen travels with what was made of it
+# ---- gold that was seen travels with what was made of it, from one process to the next
+
+ANSWER = Sound(kinds=("answer",))
 
 
 def test_gold_seen_by_the_verifier_is_on_the_lesson(bench: Any) -> None:
@@ -323,7 +325,9 @@ def test_gold_seen_by_the_verifier_is_on_the_lesson(bench: Any) -> None:
         return Verdict(label="wrong", by="teacher", evidence=room.gold(case).answer)
 
     it = bench(keep=("select", "attempt"))
-    lessons = it.lessons(verify=verify, triage=None, teach=lambda c, r: f"={c.verdicts[0].evidence}")
+    it.slots(verify=verify, triage=None)
+    it.again()
+    lessons = it.lessons(verify=verify, triage=None, teach=lambda c, r: f"={c.verdicts[0].evidence}", check=ANSWER)
     assert all(c.gold_seen for c in it.cases) and set(by(lessons)) == {"not: gold seen"}
 
 
@@ -332,7 +336,9 @@ def test_gold_seen_by_the_triage_is_on_every_case(bench: Any) -> None:
         return [replace(c, brief=room.gold(c).answer) for c in cases]
 
     it = bench(keep=("select", "attempt", "verify"))
-    lessons = it.lessons(triage=triage, teach=lambda c, r: f"={c.brief}", check=Sound(kinds=("answer",)))
+    it.slots(triage=triage)
+    it.again()
+    lessons = it.lessons(triage=triage, teach=lambda c, r: f"={c.brief}", check=ANSWER)
     assert set(by(lessons)) == {"not: gold seen"}
 
 
@@ -353,7 +359,18 @@ def test_gold_that_a_policy_remembers_from_another_case_is_seen_gold(bench: Any)
             memory.update({c.id: room.gold(c).answer for c in room.cases})
         return f"={memory[case.id]}"
 
-    lessons = bench().lessons(teach=remembers, check=Sound(kinds=("answer",)))
+    lessons = bench().lessons(teach=remembers, check=ANSWER)
+    assert set(by(lessons)) == {"not: gold seen"}
+
+
+def test_gold_of_another_problem_is_seen_gold_too(bench: Any) -> None:
+    """As an example in a prompt, say: what follows was written in its sight."""
+
+    async def by_example(case: Case, room: Room) -> str:
+        example = next(p for p in room.practice if p.id != case.problem.id)
+        return await room.teacher.aask(f"{prompt(case)}\n\nLike this:\n{room.gold(example).solution}")
+
+    lessons = bench().lessons(teach=by_example, check=ANSWER)
     assert set(by(lessons)) == {"not: gold seen"}
 
 
@@ -396,6 +413,19 @@ def test_no_check_of_ones_own_lets_a_sealed_problem_through(bench: Any) -> None:
     it = bench()
     fine = lambda lesson, room: Verdict(label="right", by="me")  # noqa: E731
     assert not it.examples(teach=leaks(sealed_problem(it)), check=fine)
+
+
+def test_a_selection_that_wrote_a_sealed_problem_gets_no_lesson_on_it_accepted(bench: Any) -> None:
+    it = bench(keep=())
+    mine = replace(sealed_problem(it), id="mine")
+    lessons = it.lessons(
+        select=lambda problems, room: [mine],
+        attempt=None,
+        verify=None,
+        triage=None,
+        teach=lambda case, room: solve(case.question),
+    )
+    assert by(lessons) == {"not: sealed": 1}
 
 
 def test_no_sealed_problem_reaches_the_teacher_or_the_training(recorded: tuple[Path, dict[str, Any]]) -> None:

@@ -389,7 +389,8 @@ from tutorloop.tests.policies_for_tests.shapes import prompt
 async def policy(case, room):
     return await room.teacher.aask(prompt(case)) if room.plan.number == 1 else None
 """
-    told = small.experiment(home, schedule__start="base", teacher__policy=small.policy(tmp_path, text))
+    policy = small.policy(tmp_path, text)
+    told = small.experiment(home, schedule__start="base", schedule__gate=None, teacher__policy=policy)
     report = launch(told, tmp_path / "run")
     first, second = report.rounds[1:]
     assert second.why == "nothing to learn: the state is unchanged"

@@ -221,6 +221,11 @@ class Bench:
     def close(self) -> None:
         self.book.release()
 
+    def again(self) -> None:
+        """What a process knew is gone, but for what is in the folder."""
+        self.close()
+        self.open()
+
 
 class Log(Tick):
     """Every step and shard of a run as it is done: `step 1/teach`, `shard 1/teach 1/1`; replayed steps with a `*`."""
