@@ -188,7 +188,7 @@ class ItemRoom:
         attempt = await self.cast[member].aattempt(problem, context=context, prefix=prefix)
         said = prefix + attempt.text
         verdict = self._graded(problem, replace(attempt, text=said))
-        if verdict.right and not self.gold_seen and member == self.plan.learner:
+        if verdict.right and member == self.plan.learner:
             self.own.add((problem.digest, said))
         return Case(
             id=what.id, problem=problem, attempts=(attempt,), grades=(verdict,), gold_seen=self.gold_seen, brief=context
