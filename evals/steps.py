@@ -6,7 +6,7 @@ Not covered: domains without a checker of their own. There, `steps` is no eviden
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .arithmetic import check_work
+from .arithmetic import check_work, explained_by
 from .records import Problem
 
 
@@ -20,6 +20,8 @@ class StepCheck:
     """What should stand there."""
     why: str
     """In words, for a report."""
+    causes: tuple[str, ...] = ()
+    """Documented misconceptions that would have written just that wrong line; several if they cannot be told apart."""
 
 
 def check_steps(problem: Problem, work: str) -> StepCheck | None:
@@ -40,7 +42,8 @@ def _columns(problem: Problem, work: str) -> StepCheck:
         why = "no step shown" if not found.steps else "the answer does not follow from the lines"
     else:
         why = f"{found.steps} steps recomputed"
-    return StepCheck(sound=found.sound, step=found.first_wrong, due=found.due, why=why)
+    causes = explained_by(problem.question, work)
+    return StepCheck(sound=found.sound, step=found.first_wrong, due=found.due, why=why, causes=causes)
 
 
 _CHECKERS: Mapping[str, Callable[[Problem, str], StepCheck]] = {"arithmetic": _columns}

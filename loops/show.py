@@ -176,7 +176,10 @@ class Masked:
     problems: int
     asked: int
     shown: int
-    """Of these, the second error came into the open: a later wrong attempt went wrong at a later step."""
+    """Of `asked`, a second error came into the open: a later wrong attempt went wrong at a later step."""
+    by_cause: int
+    """Of `shown`, that error was the second misconception's own line; the others went wrong there in another way, such
+    as a number fact that the first misconception had kept out of sight."""
     cured: int
     """Of `asked`, right when last asked."""
     examples: Sequence[str]
@@ -306,13 +309,13 @@ def first_wrong(case: Case) -> int | None:
 
 def _masked(run: RunFolder) -> Masked | None:
     gold: Iterable[Gold] = run.course.practice.gold if run.course else ()
-    two = {g.problem for g in gold if len(g.misconceptions) > 1}
+    two = {g.problem: g.misconceptions for g in gold if len(g.misconceptions) > 1}
     if not two:
         return None
     reached: dict[str, int] = {}
     right: dict[str, bool] = {}
     cured: set[str] = set()
-    shown: dict[str, None] = {}
+    shown: dict[str, bool] = {}
     for _, cases in run.answered():
         for case in cases:
             if (id := case.problem.id) not in two or not case.attempts:
@@ -320,11 +323,17 @@ def _masked(run: RunFolder) -> Masked | None:
             step = first_wrong(case)
             # Once it was right, a later error is a relapse and not what lay behind the first.
             if step is not None and id not in cured and step > reached.setdefault(id, step):
-                shown[id] = None
+                found = check_steps(case.problem, case.work)
+                shown[id] = shown.get(id, False) or bool(found and two[id][1] in found.causes)
             right[id] = case.right
             cured |= {id} if case.right else set()
     return Masked(
-        problems=len(two), asked=len(right), shown=len(shown), cured=sum(right.values()), examples=list(shown)[:5]
+        problems=len(two),
+        asked=len(right),
+        shown=len(shown),
+        by_cause=sum(shown.values()),
+        cured=sum(right.values()),
+        examples=sorted(shown, key=lambda id: not shown[id])[:5],
     )
 
 

@@ -121,8 +121,9 @@ def _arrow(change: Change) -> str:
 def _masked(masked: Masked) -> Iterator[str]:
     examples = f" (e.g. {', '.join(map(safe, masked.examples[:3]))})" if masked.examples else ""
     yield (
-        f"masked: {masked.asked} practice problems are wrong for two reasons; in {masked.shown} the second came into "
-        f"the open{examples}, {masked.cured} were right when last asked"
+        f"masked: {masked.asked} practice problems are wrong for two reasons; in {masked.shown} a second error came "
+        f"into the open{examples}, in {masked.by_cause} of them the second reason's own line; "
+        f"{masked.cured} were right when last asked"
     )
 
 

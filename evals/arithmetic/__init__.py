@@ -15,7 +15,7 @@ from .columns import Exercise, Line, WorkCheck, check_work, read, solve
 from .course import MIX, Sheet, World, beyond_teacher, mastered, needs, world, wrong_cases
 from .profiles import draw_profile, profile, shipped
 from .skills import SKILLS, Skill, anything, clean, digest, exercised_by, fresh, side, unseen
-from .working import Slip, slips, why_wrong, work
+from .working import Slip, explained_by, slips, why_wrong, work
 
 __all__ = [
     "BUGS",
@@ -38,6 +38,7 @@ __all__ = [
     "digest",
     "draw_profile",
     "exercised_by",
+    "explained_by",
     "fresh",
     "mastered",
     "needs",

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from .bugs import BUGS
-from .columns import Column, Line, read_or_raise, render, right_line, write
+from .columns import Column, Line, check_work, next_column, parse_line, read_or_raise, render, right_line, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +89,22 @@ def why_wrong(question: str, bugs: Collection[str]) -> tuple[str, ...]:
         reasons.append(found[0].bug)
         left.discard(found[0].bug)
     return tuple(reasons)
+
+
+def explained_by(question: str, work: str) -> tuple[str, ...]:
+    """The misconceptions whose procedure writes just the first wrong line of this work, where that line stands.
+
+    None if the work is right, cannot be read up to there, or goes wrong as no documented misconception does.
+
+    >>> explained_by("52-18", "2-8 put 6\\n5-1 put 4\\n=46")
+    ('smaller-from-larger',)
+    """
+    check, rows = check_work(question, work), [" ".join(row.split()) for row in work.splitlines() if row.strip()]
+    if check.first_wrong is None:
+        return ()
+    before = [parse_line(row) for row in rows[: check.first_wrong]]
+    column = next_column(read_or_raise(question), [line for line in before if line])
+    if column is None or column.top is None or None in before:
+        return ()
+    wrote = ((bug.name, bug.writes(column)) for bug in BUGS.values() if bug.sign == column.sign)
+    return tuple(name for name, line in wrote if line is not None and str(line) == rows[check.first_wrong])
