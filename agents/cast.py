@@ -198,7 +198,7 @@ class Cast:
             self._surviving(self.seats[name], partial(self._prove, self.seats[name], evidence))
         small = evidence.effect <= evidence.tolerance
         if small:
-            log.warning("%s: the update's effect is within the noise (%.2g nats)", state.name, evidence.effect)
+            log.warning("%s: effect below noise (%.2g nats)", state.name, evidence.effect)
         return Proof(
             status="effect below noise" if small else "published",
             state=state,

@@ -562,5 +562,5 @@ def test_the_policies_of_the_examples_teach(shell: Shell, policy: str) -> None:
 @pytest.mark.parametrize("name", ["arithmetic.yaml", "scripted.yaml"])
 def test_the_experiments_of_the_examples_are_sound(shell: Shell, name: str) -> None:
     planned = tutorloop.plan(ROOT / "examples" / name, [f"student.model={shell.folder / 'student'}"])
-    assert planned.pools["practice"] == 300
+    assert planned.pools["practice"] == 700
     assert planned.estimate.rounds == 5
