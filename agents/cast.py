@@ -101,7 +101,8 @@ class Cast:
     def settings(self, member: str) -> str:
         """What of a member's configuration changes its answers; part of every ask's key."""
         spec = self.seats[member].spec
-        told = [spec.engine, spec.model, spec.revision, spec.dtype, spec.max_tokens, spec.temperature, spec.seed]
+        # Not the model's place: the state's digest says which model it is, wherever it lies.
+        told = [spec.engine, spec.dtype, spec.max_tokens, spec.temperature, spec.seed]
         return to_json([*told, dict(sorted(spec.options.items()))]).decode()
 
     def generate(self, member: str, state: State, requests: Sequence[Request]) -> list[Reply]:
@@ -186,7 +187,7 @@ class Cast:
         Raises:
             PublishError: a server does not show what the trainer sees. Nothing is published.
         """
-        if state in (plan.start, plan.serving[plan.learner]):
+        if state == plan.serving[plan.learner]:
             return Proof(status="unchanged", state=state)
         learner = self.seats["learner"]
         canaries = _canaries(examples)

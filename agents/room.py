@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from random import Random
 from typing import Any, TypeVar
 
@@ -68,6 +69,11 @@ class RoundRoom:
     """Problems whose gold a slot has read: a policy may remember it from one item to the next."""
     train: Callable[..., State] | None = None
     """The update slot's training, as a durable step."""
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """Of the practice problems, by id: a problem that borrows another's id gets no gold."""
+        return {p.id: p.digest for p in self.practice}
 
     def wave(self, slot: str) -> Wave[Ask, tuple[Reply, Cost]]:
         return Wave(
@@ -137,6 +143,8 @@ class ItemRoom:
     """Of asking the teacher."""
     own: set[tuple[str, str]] = field(default_factory=set)
     """Content digest of a problem, and a text of the learner that was graded right for it here."""
+    said: set[tuple[str, str]] = field(default_factory=set)
+    """The same for all that the learner said here to a plain question: neither told nor begun by anybody."""
     noted: dict[str, Json] = field(default_factory=dict)
     tries: Counter[str] = field(default_factory=Counter)
     samples: Counter[str] = field(default_factory=Counter)
@@ -188,7 +196,7 @@ class ItemRoom:
         attempt = await self.cast[member].aattempt(problem, context=context, prefix=prefix)
         said = prefix + attempt.text
         verdict = self._graded(problem, replace(attempt, text=said))
-        if verdict.right and member == self.plan.learner:
+        if verdict.right and member == self.plan.learner and _its_own(what, attempt.text, context, prefix):
             self.own.add((problem.digest, said))
         return Case(
             id=what.id, problem=problem, attempts=(attempt,), grades=(verdict,), gold_seen=self.gold_seen, brief=context
@@ -220,8 +228,8 @@ class ItemRoom:
         self.round.opened.add(problem.id)
 
     def _gold(self, problem: Problem) -> Gold:
-        if problem.id not in self.round.gold:
-            raise LookupError(f"no gold for {problem.id!r}: only practice problems of the course have it here")
+        if self.round.digests.get(problem.id) != problem.digest:
+            raise LookupError(f"no gold for {problem.id!r}: only practice problems of the course, unchanged, have it")
         return self.round.gold[problem.id]
 
     def sealed(self, problem: Problem) -> str:
@@ -275,7 +283,9 @@ class ItemModel:
     ) -> Attempt:
         request = self._request(in_view(problem.messages, context), prefix, sample=sample)
         own = self.room.slot == "attempt" and self.member == self.room.plan.learner
+        told = self.room.said if self.member == self.room.plan.learner and not context and not prefix else set()
         reply = await self._ask(request, journalled=not own)
+        told.add((problem.digest, reply.text))
         return Attempt(
             problem=problem.id,
             text=reply.text,
@@ -322,6 +332,13 @@ class ItemModel:
         settings = self.room.round.cast.settings(self.member)
         parts = [self.member, self.state.digest, settings, self.room.slot, request, salt]
         return hashlib.sha256(to_json(parts)).hexdigest()[:32]
+
+
+def _its_own(what: Problem | Case, said: str, context: str, prefix: str) -> bool:
+    """Whether words are the learner's: not copied from what it was told, and begun, if at all, as it had begun."""
+    copied = " ".join(said.split()) in " ".join(context.split())
+    begun = not prefix or (isinstance(what, Case) and what.work.startswith(prefix))
+    return begun and not copied
 
 
 def in_view(messages: Messages, context: str) -> Messages:

@@ -75,6 +75,11 @@ def prepare(
     stages, sources = stages_of(config, folder)
     for learner in {m.learner for m in stages} - {"student"}:
         raise ConfigError(f"method {config.method!r} trains {learner!r}; only the student can be trained so far.")
+    if config.teacher.engine == "transformers" and any("schema" in m.requires for m in stages):
+        raise ConfigError(
+            f"method {config.method!r} needs a teacher that fills records, and the engine `transformers` cannot yet. "
+            "Use `teacher.engine: scripted`, or a method that requires no `schema` (`tutorloop methods`)."
+        )
     try:
         check_settings(config.update.model_dump())
     except ValueError as e:

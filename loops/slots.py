@@ -127,7 +127,9 @@ class Slots:
             found = await call(self.method.attempt, problem, room)
             attempts = tuple(_several(found, Attempt, "an Attempt or several"))
             grades = tuple(room.mark(problem, a) for a in attempts)
-            return [replace(case, attempts=attempts, grades=grades, gold_seen=room.gold_seen)]
+            # What the learner never said by itself is not its own, whoever is named: it is not rehearsed.
+            own = all((problem.digest, a.text) in room.said and not a.context for a in attempts)
+            return [replace(case, attempts=attempts, grades=grades, gold_seen=room.gold_seen or not own)]
 
         return self._each("attempt", Case, problems, one)
 
@@ -195,19 +197,20 @@ class Slots:
         curated = [checked(e, Example) for e in self.method.curate(everything, room)]
         self._note("curate", [room])
         sound = {x.id: x.prefix + x.target for x in everything if x.sound}
-        unsound = {"", *(x.prefix + x.target for x in everything)} - set(sound.values())
         # Whatever a curator returns: no completion of an unsound lesson is ever learnt, and no sealed problem.
         examples = [
             e
             for e in curated
-            if e.lesson in sound and e.completion not in unsound and not room.sealed(Problem(id="", messages=e.prompt))
+            if e.lesson in sound
+            and e.completion == sound[e.lesson]
+            and not room.sealed(Problem(id="", messages=e.prompt))
         ]
         before = chain.from_iterable(r.tables.examples for r in self.reports if r.tables)
         lived = {e.id: e for e in before if e.origin in ("lesson", "gold")}
         filled = fill(
             examples,
             lived.values(),
-            (c for c in self.room.cases if c.attempts),
+            (c for c in self.room.cases if c.attempts and not c.gold_seen),
             rows=rows,
             share=new,
             by=self.plan.fill,

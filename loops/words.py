@@ -214,7 +214,7 @@ def _chapter(chapter: Chapter) -> Iterator[str]:
     for lesson in chapter.lessons:
         yield _beside("accepted" if lesson.accepted else "refused", _lesson(lesson))
     if chapter.taught or chapter.rehearsed:
-        told = [f"{n} {act}" for act, n in chapter.taught.items()]
+        told = [f"{n} {safe(act)}" for act, n in chapter.taught.items()]
         told += [f"{n} rehearsed ({origin})" for origin, n in chapter.rehearsed.items()]
         n = sum(chapter.taught.values()) + sum(chapter.rehearsed.values())
         yield _beside("taught", f"{n} example{'s' if n > 1 else ''}: {', '.join(map(safe, told))}")
@@ -277,7 +277,7 @@ def _lesson(lesson: Told) -> str:
     asked = f"{safe(' / '.join(lesson.question.splitlines()))}: " if lesson.question else ""
     said = safe(" / ".join((lesson.target or lesson.text).splitlines()))
     said = said if len(said) <= 72 else f"{said[:69]}..."
-    told = f"{lesson.act}  {asked}{said}" if asked or said else lesson.act
+    told = f"{safe(lesson.act)}  {asked}{said}" if asked or said else safe(lesson.act)
     evidence = f": {safe(' '.join(lesson.evidence.split()))}" if lesson.evidence else ""
     return f"{told}   ({'evidence ' if lesson.accepted else ''}{safe(lesson.by)}{evidence})"
 

@@ -25,7 +25,7 @@ def corrections(lessons: Sequence[Lesson], room: Room) -> list[Example]:
             id=lesson.id,
             prompt=(lesson.problem or room.case(lesson).problem).messages,
             completion=lesson.prefix + lesson.target,
-            rejected=lesson.rejected if lesson.rejected != lesson.target else "",
+            rejected=lesson.rejected if lesson.rejected != lesson.prefix + lesson.target else "",
             origin="gold" if lesson.verdict and lesson.verdict.by == "gold" else "lesson",
             lesson=lesson.id,
             problem=room.case(lesson).problem.id,

@@ -53,7 +53,7 @@ class WrongAndFresh:
 
 METHOD = Method(
     name="gold",
-    summary="control: gold work for the same cases and fresh untargeted practice, by SFT, then DPO over the own mistake",
+    summary="control: gold work for the same cases and fresh untargeted practice, by SFT, then DPO over the mistake",
     requires=("gold",),
     attempt=answer,
     triage=WrongAndFresh(),

@@ -57,6 +57,11 @@ class Rounds:
             raise ValueError(f"`rows` must be at least 1, got {self.rows}")
         if not 0 < self.new <= 1:
             raise ValueError(f"`new` is a share above 0 and at most 1, got {self.new}")
+        for name, words in (("start", ("previous", "base", "best")), ("reference", ("sft", "start", "base"))):
+            value = str(getattr(self, name))
+            if value not in words and not value.isdigit():
+                raise ValueError(f"`{name}` is {', '.join(words)} or the number of a round, got {value!r}")
+            object.__setattr__(self, name, value)  # YAML reads a round's number as a number
         if unknown := set(self.fill) - {"earlier", "own"}:
             raise ValueError(f"`fill` takes `earlier` and `own`, got {sorted(unknown)}")
 
@@ -134,7 +139,7 @@ class Sheet:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """That the serving engine answers with the state that the trainer left (design of `agents/publish.py`)."""
+    """That the serving engine answers with the state that the trainer left (design of `agents/cast.py`)."""
 
     status: Literal["published", "effect below noise", "unchanged"]
     state: State

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from tutorloop.evals.arithmetic import solve
 from tutorloop.evals.records import Gold, Problem, Verdict, user
 from tutorloop.evals.rows import read_part
+from tutorloop.evals.steps import check_steps
 from tutorloop.loops.launch import launch
 from tutorloop.policies.checking import Sound
 from tutorloop.policies.records import Case, Evidence, Example, Lesson
@@ -275,15 +277,29 @@ def test_what_was_cut_off_is_not_right_by_luck(bench: Any, monkeypatch: pytest.M
     assert set(grades) == {"truncated"}
 
 
-def test_a_prefix_that_the_learner_went_on_from_is_part_of_its_own_words(bench: Any) -> None:
-    async def goes_on(case: Case, room: Room) -> Lesson | None:
+def test_its_own_right_beginning_is_part_of_its_own_words_and_a_given_one_is_not(bench: Any) -> None:
+    async def goes_on(case: Case, room: Room, given: bool = False) -> Lesson | None:
         hint = await room.teacher.afill(prompt(case), Hint)
-        first = (await room.teacher.aask(prompt(case))).splitlines(keepends=True)[0]
+        found = check_steps(case.problem, case.work)
+        text = await room.teacher.aask(prompt(case)) if given else case.work
+        first = "".join(text.splitlines(keepends=True)[: (found.step or 0) + given if found else 0])
         again = await room.aretry(case, context=hint.line, prefix=first)
-        return Lesson(prefix=first, target=again.work) if again.right and not again.work.startswith(first) else None
+        return Lesson(prefix=first, target=again.work) if first and again.right else None
 
     lessons = bench().lessons(teach=goes_on, check=OWN)
     assert len(lessons) > 5 and set(by(lessons)) == {"own"}
+    lessons = bench().lessons(teach=partial(goes_on, given=True), check=OWN)
+    assert len(lessons) > 5 and "own" not in by(lessons)
+
+
+def test_words_that_the_learner_copied_from_what_it_was_told_are_not_its_own(bench: Any) -> None:
+    async def tells_all(case: Case, room: Room) -> Lesson | None:
+        corrected = await room.teacher.aask(prompt(case))
+        again = await room.aretry(case, context=corrected)
+        return Lesson(target=again.work) if again.right else None
+
+    lessons = bench().lessons(teach=tells_all, check=OWN)
+    assert len(lessons) > 5 and "own" not in by(lessons)
 
 
 # ---- grades leak
@@ -295,6 +311,7 @@ def test_graded_tries_are_counted_until_they_tell_the_answer(kind: Any, leaks_at
     answers = {"number": "7", "text": "seven", "boolean": "true", "choice": "B"}
     problems = [Problem(id=i, messages=user("?"), kind=kind) for i in "ab"]
     do.room.gold = {p.id: Gold(problem=p.id, answer=answers[kind]) for p in problems}
+    do.room.practice = problems
     room = do.room.enter("teach", "a", do.room.wave("teach"))
     seen = []
     for _ in range(leaks_at):
