@@ -14,6 +14,7 @@ import pytest
 
 from tutorloop.agents.roles import RoleDied
 from tutorloop.agents.room import BudgetSpent
+from tutorloop.evals.pools import SealedPool
 from tutorloop.evals.records import Failure, user
 from tutorloop.evals.rows import Rows
 from tutorloop.loops.launch import launch
@@ -416,11 +417,13 @@ def test_fresh_asks_anew_what_another_round_has_answered(bench: Any) -> None:
     do._teach(it.cases, None)
     n = len(it.cases)
     other = replace(it.plan, number=2)
-    for fresh, paid in ((False, 0), (True, n), (True, n)):
+    for fresh, paid, sent in ((False, 0, 0), (True, n, n), (True, n, 0)):
         it.plan = other
+        it.hosts["teacher"].calls.clear()
         room = it.slots(teach=lambda case, room, fresh=fresh: asks(case, room, fresh))
         room._teach(it.cases, None)
         assert it.book.spent("2/teach").calls == paid, "asked once, whatever is asked again by the same case"
+        assert sum(requests for _, requests in it.hosts["teacher"].calls) == sent
         for path in (it.root / "rows/2/teach").iterdir():
             path.unlink()
 
@@ -551,6 +554,16 @@ def test_a_room_shows_practice_the_whole_round_and_the_plan(bench: Any) -> None:
     it = bench()
     it.taught(teach=looks)
     assert set(map(str, seen)) == {str((140, 140, 1, ["student", "teacher"], "student-base"))}
+
+
+def test_an_exam_that_is_handed_to_the_teacher_or_the_learner_stays_shut(bench: Any) -> None:
+    it = bench(failures=1.0)
+    exam = it.course.exam
+    with pytest.raises(SealedPool, match="`exam` is sealed"):
+        it.slots().select(exam)
+    for reach in (lambda case, room: room.teacher.ask(exam), lambda case, room: [str(p) for p in exam]):
+        told = failures(bench(failures=1.0).taught(teach=reach))
+        assert told[0].error.startswith("SealedPool: `exam` is sealed")
 
 
 def test_a_run_may_be_started_where_a_loop_runs_already(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tutorloop.agents.hosts import InProcess
-from tutorloop.agents.roles import PublishError
+from tutorloop.agents.roles import PublishError, RoleDied
 from tutorloop.evals.arithmetic import draw_profile
 from tutorloop.loops.config import ConfigError
 from tutorloop.loops.journal import Journal, JournalError, read_status
@@ -369,6 +369,50 @@ def policy(case, room):
         launch(told, tmp_path / "run")
     assert read_status(tmp_path / "run")[0] == "paused"
     assert not caplog.records, "asyncio has nothing to say about it"
+
+
+# ---- a role is lost
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize(
+    ("role", "method"), [("student", "generate"), ("teacher", "generate"), ("evaluator", "sit"), ("learner", "train")]
+)
+def test_a_role_that_is_lost_once_is_replaced_and_nobody_can_tell(
+    role: str, method: str, at: int, home: Path, two: tuple[Path, Report], tmp_path: Path, monkeypatch: Any
+) -> None:
+    answer, calls, incarnations = InProcess.call, list[str](), set[str]()
+
+    def lost(self: InProcess, name: str, *args: Any) -> Any:
+        if self.spec.role == role:
+            calls.append(name)
+            if (name, calls.count(method)) == (method, at):
+                raise RoleDied(f"{self.name} died")
+            incarnations.add(answer(self, "hello").incarnation)
+        return answer(self, name, *args)
+
+    monkeypatch.setattr(InProcess, "call", lost)
+    launch(small.experiment(home), tmp_path / "run")
+    assert small.transcript(tmp_path / "run") == small.transcript(two[0])
+    assert len(incarnations) == 2
+
+
+def test_a_role_that_is_lost_twice_in_a_row_ends_the_start_but_not_the_run(
+    home: Path, two: tuple[Path, Report], tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        answer = InProcess.call
+
+        def lost(self: InProcess, name: str, *args: Any) -> Any:
+            if name == "train":
+                raise RoleDied(f"{self.name} died")
+            return answer(self, name, *args)
+
+        patched.setattr(InProcess, "call", lost)
+        with pytest.raises(RoleDied, match="learner/0 died"):
+            launch(small.experiment(home), tmp_path / "run")
+    assert read_status(tmp_path / "run") == ("failed", "RoleDied: learner/0 died")
+    assert launch(small.experiment(home), tmp_path / "run") == two[1]
 
 
 # ---- schedules and stages

@@ -14,6 +14,7 @@ of the file PAYMENTS, written before it answers: what was really paid, whatever 
 so that each need not import everything anew; they are processes like any other.
 """
 
+import faulthandler
 import hashlib
 import json
 import os
@@ -93,6 +94,7 @@ def start(told: dict[str, Any], root: Path, payments: Path, how: str, what: str)
 
 
 def main() -> None:
+    faulthandler.dump_traceback_later(200, repeat=True)  # a start that hangs says where
     told, root, payments = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), Path(sys.argv[3])
     prepare(told)  # draws the course once, for all starts
     folder = root
