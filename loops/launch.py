@@ -309,9 +309,10 @@ def _interruptible() -> Iterator[None]:
         return
     try:
         yield
-    except KeyboardInterrupt as e:
-        if heard and not isinstance(e, Interrupted):  # Ray, interrupted while it waits, raises a plain one instead
-            raise Interrupted(heard[0]) from None
+    except BaseException as e:
+        # Interrupted inside a library, it may come out as another: Ray raises its own, pydantic one of serialization.
+        if heard and not isinstance(e, Interrupted):
+            raise Interrupted(heard[0]) from e
         raise
     finally:
         for number, handler in old.items():
