@@ -173,11 +173,11 @@ def test_a_round_that_was_rolled_back_is_no_best(first: Any, judged: Any, sheet:
 
 
 def test_transitions_are_against_the_state_that_served(first: Any, judged: Any, sheet: Any) -> None:
+    """Neither the best one, round 1, nor the one that was rolled back, round 3."""
     reports = [first(30)]
-    judged(reports, sheet(36))
-    assert not judged(reports, sheet(20)).kept
-    report = judged(reports, sheet(36, wrong=[3], also=[38]))
-    assert report.transitions.fixed == ("q38",) and report.transitions.regressed == ("q3",)
+    assert [judged(reports, sheet(n)).kept for n in (38, 36, 20)] == [True, True, False]
+    report = judged(reports, sheet(36, wrong=[3], also=[39]))
+    assert report.transitions.fixed == ("q39",) and report.transitions.regressed == ("q3",)
     assert report.transitions.counts["kept_right"] == 35 and report.transitions.counts["persistent"] == 3
 
 
@@ -230,6 +230,11 @@ def test_training_starts_where_the_schedule_says(start: str, number: int, past: 
     plan = planned((method(start=start),), past)
     assert plan.start == state(number), "a round's name means what served after it"
     assert plan.serving["student"] == state(2) and plan.number == 4
+
+
+def test_the_best_to_start_from_is_one_that_was_kept(past: list[RoundReport], sheet: Callable[..., Sheet]) -> None:
+    past[-1] = replace(past[-1], quiz=sheet(40))
+    assert planned((method(start="best"),), past).start == state(1)
 
 
 @pytest.mark.parametrize(

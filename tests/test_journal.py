@@ -274,7 +274,11 @@ def test_a_kill_between_compacting_and_unlinking_counts_nothing_twice(journal: J
     later.asking("1/teach", asked("b"))
     later.answered("1/teach", told("b"))
     later.asks.compact("1/teach")
-    assert again(later).spent() == Cost(calls=2, tokens_in=20, tokens_out=2, reused=1)
+    later = again(later)
+    later.asking("1/teach", asked("c"))  # the kill came before the step itself was committed
+    later.answered("1/teach", told("c"))
+    later.asks.compact("1/teach")
+    assert again(later).spent() == Cost(calls=3, tokens_in=30, tokens_out=3, reused=1)
 
 
 def test_costs_are_kept_by_step_and_by_member(journal: Journal) -> None:
@@ -293,6 +297,7 @@ def test_what_was_reused_is_counted_apart_and_once(journal: Journal) -> None:
         journal = again(journal)
     assert journal.spent("2/") == Cost(reused=2)
     assert journal.recall("a") is None
+    assert (journal.root / "asks/2-teach.jsonl").read_text().count('"reuse"') == 2
 
 
 # ---- notes
