@@ -128,6 +128,8 @@ def _files(module: str, folder: Path) -> list[Path]:
 
 def _load(file: Path) -> ModuleType:
     """A file beside the experiment, as a module of its own name; its neighbours can be imported by it."""
+    if file.stem in sys.stdlib_module_names:
+        raise ImportError(f"Python has a module {file.stem!r} of its own, which it would replace. Rename the file")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None, "a .py file always has a loader"
     module = importlib.util.module_from_spec(spec)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from tutorloop.agents.room import BudgetSpent
 from tutorloop.evals.pools import SealedPool
 from tutorloop.evals.records import Failure, user
 from tutorloop.evals.rows import Rows
+from tutorloop.loops.config import ConfigError
 from tutorloop.loops.launch import launch
 from tutorloop.loops.slots import TooManyFailures
 from tutorloop.policies.checking import Sound
@@ -129,6 +131,14 @@ def test_a_whole_run_with_nothing_to_say_ends_as_it_began(tmp_path: Path) -> Non
     report = launch(told, tmp_path / "run")
     assert [r.why for r in report.rounds] == ["before teaching", "nothing to learn: the state is unchanged"]
     assert report.after is not None and report.after["exam"].state == report.before["exam"].state
+
+
+def test_a_file_that_would_replace_a_module_of_pythons_own_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text("def policy(case, room):\n    return None\n")
+    before = sys.modules.get("random")
+    with pytest.raises(ConfigError, match=r"random\.py does not import: .*Rename the file"):
+        launch(small.experiment(tmp_path, teacher__policy=f"{tmp_path}/random.py:policy"), tmp_path / "run")
+    assert sys.modules.get("random") is before and not (tmp_path / "run").exists()
 
 
 # ---- errors

@@ -59,7 +59,7 @@ class Killed:
         self.whole = small.transcript(folder / "whole")
         self.paid = self.payments()
 
-    def starts(self, *how: str, timeout: float = 300) -> list[str]:
+    def starts(self, *how: str, timeout: float = 900) -> list[str]:
         self.payments_file.unlink(missing_ok=True)
         command = [sys.executable, DRIVER, self.file, self.folder, self.payments_file, *how]
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=timeout)
