@@ -3,6 +3,7 @@
 import ast
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,9 +145,7 @@ def test_handing_a_sealed_pool_to_the_teacher_does_not_type_check(tmp_path: Path
         env={**os.environ, "MYPYPATH": str(ROOT / ".typing")},
     )
     lines = SNIPPET.splitlines()
-    told = [
-        line.split(":", 2)[1] for line in done.stdout.splitlines() if line.startswith(str(file)) and "error" in line
-    ]
+    told = re.findall(r"snippet\.py:(\d+): error", done.stdout)  # from the cache it comes with an earlier folder
     refused = {lines[int(number) - 1].strip() for number in told}
     assert refused == {
         "do.select(course.exam)",
