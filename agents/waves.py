@@ -81,7 +81,7 @@ class Wave(Generic[A, R]):
             for task in tasks:  # else asyncio would tell of each one that the run's own end has ended
                 if task.done() and not task.cancelled():
                     task.exception()
-        return [self._result(name, task) for name, task in zip(names, tasks, strict=True)]
+        return [self._result(i, name, tasks[i]) for i, name in enumerate(names)]
 
     async def _move(self, tasks: "Sequence[asyncio.Task[T]]", busy: set[int]) -> None:
         self._moved.clear()
@@ -108,14 +108,19 @@ class Wave(Generic[A, R]):
             if not future.done():
                 future.set_result(reply)
 
-    def _result(self, name: str, task: "asyncio.Task[T]") -> T | Failure:
-        if task.cancelled():
+    def _result(self, i: int, name: str, task: "asyncio.Task[T]") -> T | Failure:
+        if i in self._given_up:
             return Failure(item=name, where=self.where, error=f"gave no answer within {self.deadline:g} s")
+        if task.cancelled():
+            return Failure(item=name, where=self.where, error="CancelledError: it cancelled itself")
         if (error := task.exception()) is None:
             return task.result()
         frames = traceback.extract_tb(error.__traceback__)
         place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
-        told = f"{type(error).__name__}: {error}{place}"
+        try:
+            told = f"{type(error).__name__}: {error}{place}"
+        except Exception:  # its `__str__` is a user's code too
+            told = f"{type(error).__name__}{place}"
         return Failure(item=name, where=self.where, error=told.encode(errors="replace").decode())
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,22 @@ def halves(case: Case, room: Room) -> Any:
     return "put \ud83d"
 
 
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def is_speechless(case: Case, room: Room) -> str:
+    raise Speechless
+
+
+async def cancels_itself(case: Case, room: Room) -> str:
+    raise asyncio.CancelledError
+
+
 BAD: list[tuple[Any, str]] = [
+    (is_speechless, "Speechless (test_policies.py:"),
+    (cancels_itself, "CancelledError: it cancelled itself"),
     (raises, "KeyError: 'no such key' (test_policies.py:"),
     (raises_late, "ValueError: after it was paid (test_policies.py:"),
     (exits, "SystemExit: 3"),
@@ -237,12 +253,18 @@ async def hangs_on_the_loop(case: Case, room: Room) -> str:
     return "too late"
 
 
+async def hangs_on_to_life(case: Case, room: Room) -> str:
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(30)
+    return "too late"
+
+
 async def spins(case: Case, room: Room) -> str:
     while True:
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("policy", [hangs, hangs_on_the_loop, spins])
+@pytest.mark.parametrize("policy", [hangs, hangs_on_the_loop, hangs_on_to_life, spins])
 def test_a_policy_that_hangs_is_given_up_while_the_others_go_on(policy: Any, bench: Any) -> None:
     it = bench(policy_seconds=0.5)
     first = first_id(it)
