@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from ..evals.graders import grade
 from ..evals.pools import Pool, Sealed
 from ..evals.records import Attempt, Gold, Problem, State
-from ..evals.rows import read_part
 from ..policies.records import Marked
 from .roles import Canary, Evidence, Hello, Readings, Reply, Request, Server
 
@@ -52,15 +51,7 @@ class Evaluator:
 
 def _open(pool: Pool, shard: int) -> tuple[list[Problem], dict[str, Gold]]:
     """One shard's problems and their gold; the other parts are not read."""
-    if shard >= len(pool.problems.parts):
-        raise ValueError(f"`{pool.name}` has {len(pool.problems.parts)} shards; there is no shard {shard}.")
-    problems = read_part(pool.problems.root, pool.problems.parts[shard], Problem)
-    ids = {p.id for p in problems}
-    # `make_course` cuts gold like the problems; a pool that somebody else wrote may be cut otherwise.
-    parts = pool.gold.parts
-    gold: dict[str, Gold] = {}
-    for part in (*parts[shard : shard + 1], *parts[:shard], *parts[shard + 1 :]):
-        gold |= {g.problem: g for g in read_part(pool.gold.root, part, Gold) if g.problem in ids}
-        if len(gold) == len(ids):
-            break
-    return problems, gold
+    if shard >= pool.problems.parts:
+        raise ValueError(f"`{pool.name}` has {pool.problems.parts} shards; there is no shard {shard}.")
+    problems = pool.problems.shard(shard)
+    return problems, {g.problem: g for g in pool.gold.shard(shard)}  # `make_course` cuts gold like the problems

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
 from ..evals.graders import grade
+from ..evals.lookup import Lookup
 from ..evals.pools import Course
 from ..evals.records import Attempt, Gold, Messages, Problem, State, Turn, Verdict, user
 from ..evals.rows import checked
@@ -58,22 +59,29 @@ class RoundRoom:
     cast: Cast
     ledger: Ledger
     history: Sequence[PracticeReport]
-    gold: Mapping[str, Gold]
-    practice: Sequence[Problem]
     run_seed: int
     budget: Budget
     cases: Sequence[Case] = ()
-    index: dict[str, Case] = field(default_factory=dict)
+    index: Mapping[str, Case] = field(default_factory=dict)
     """By id: the cases as triage left them."""
     opened: set[str] = field(default_factory=set)
     """Problems whose gold a slot has read: a policy may remember it from one item to the next."""
     train: Callable[..., State] | None = None
     """The update slot's training, as a durable step."""
 
+    @property
+    def practice(self) -> Sequence[Problem]:
+        return self.course.practice.problems
+
     @cached_property
-    def digests(self) -> Mapping[str, str]:
-        """Of the practice problems, by id: a problem that borrows another's id gets no gold."""
-        return {p.id: p.digest for p in self.practice}
+    def problems(self) -> Mapping[str, Problem]:
+        """The practice problems by id."""
+        return Lookup(self.course.practice.problems, "id")
+
+    @cached_property
+    def gold(self) -> Mapping[str, Gold]:
+        """By id of the practice problem."""
+        return Lookup(self.course.practice.gold, "problem")
 
     def wave(self, slot: str) -> Wave[Ask, tuple[Reply, Cost]]:
         return Wave(
@@ -215,7 +223,7 @@ class ItemRoom:
 
     def mark(self, problem: Problem, attempt: Attempt) -> Verdict:
         """Grade an attempt of the `attempt` slot: the loop's own grading, which no policy sees happen."""
-        if problem.id not in self.round.gold:
+        if problem.id not in self.round.problems:
             return Verdict(label="abstain", by="no gold")  # written by the `select` slot
         return grade(problem, self._gold(problem), attempt)
 
@@ -228,7 +236,8 @@ class ItemRoom:
         self.round.opened.add(problem.id)
 
     def _gold(self, problem: Problem) -> Gold:
-        if self.round.digests.get(problem.id) != problem.digest:
+        known = self.round.problems.get(problem.id)
+        if known is None or known.digest != problem.digest:  # who borrows another's id gets no gold
             raise LookupError(f"no gold for {problem.id!r}: only practice problems of the course, unchanged, have it")
         return self.round.gold[problem.id]
 

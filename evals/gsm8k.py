@@ -17,7 +17,7 @@ Not covered: telling a hard problem from an easy one; faults of the data set its
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic_core import to_json
@@ -30,13 +30,12 @@ DOMAIN = "gsm8k"
 _NOTE = re.compile(r"<<([^<>]*)>>([-$€£]*\.?[0-9])?")
 
 
-def problems_of(rows: Iterable[Row], *, prefix: str = DOMAIN) -> list[Asked]:
+def problems_of(rows: Iterable[Row], *, prefix: str = DOMAIN) -> Iterator[Asked]:
     """Rows in GSM8K's format as problems and gold.
 
     Raises:
         BadData: a row has no question, no answer, or no number behind `####`.
     """
-    found = []
     for row in rows:
         said = field(row, "answer")
         work, mark, answer = said.rpartition("####")
@@ -49,8 +48,7 @@ def problems_of(rows: Iterable[Row], *, prefix: str = DOMAIN) -> list[Asked]:
             )
         problem = Problem(id=f"{prefix}-{row.number:04d}", messages=user(field(row, "question")), domain=DOMAIN)
         solution = f"{readable(work)}\n#### {answer}" if work.strip() else ""
-        found.append(Asked(problem, Gold(problem=problem.id, answer=answer, solution=solution), row.where))
-    return found
+        yield Asked(problem, Gold(problem=problem.id, answer=answer, solution=solution), row.where)
 
 
 def readable(work: str) -> str:

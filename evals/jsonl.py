@@ -18,12 +18,13 @@ one question; conversations of more than one turn.
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
 from .graders import grade, plain, read_number, strict_number
+from .lookup import Seen
 from .pools import Split
 from .records import Attempt, Gold, Kind, Problem, user
 
@@ -103,7 +104,7 @@ def field(row: Row, name: str, *, needed: bool = True) -> str:
     return text
 
 
-def problems_of(rows: Iterable[Row], *, kind: Kind = "number", prefix: str = "row") -> list[Asked]:
+def problems_of(rows: Iterable[Row], *, kind: Kind = "number", prefix: str = "row") -> Iterator[Asked]:
     """Rows of this module's own format as problems and gold.
 
     Args:
@@ -117,11 +118,11 @@ def problems_of(rows: Iterable[Row], *, kind: Kind = "number", prefix: str = "ro
     Raises:
         BadData: a row cannot be used, or two have one id.
     """
-    found: dict[str, Asked] = {}
+    ids = Seen()
     for row in rows:
         id = field(row, "id", needed=False) or f"{prefix}-{row.number:04d}"
-        if id in found:
-            raise BadData(f"{row.where}: the id {id!r} is that of {found[id].where} too; ids are unique.")
+        if (other := ids.before(id, row.where)) is not None:
+            raise BadData(f"{row.where}: the id {id!r} is that of {other} too; ids are unique.")
         problem = Problem(id=id, messages=user(field(row, "question")), kind=kind)
         answer, said = field(row, "answer"), field(row, "solution", needed=False)
         if not _readable(problem, answer):
@@ -131,30 +132,31 @@ def problems_of(rows: Iterable[Row], *, kind: Kind = "number", prefix: str = "ro
             )
         solution = _ending(problem, answer, said, row.where)
         gold = Gold(problem=id, answer=answer, solution=solution, skill=field(row, "skill", needed=False))
-        found[id] = Asked(problem, gold, row.where)
-    return list(found.values())
+        yield Asked(problem, gold, row.where)
 
 
-def distinct(asked: Iterable[Asked], source: str) -> list[Asked]:
+def distinct(asked: Iterable[Asked], source: str) -> Iterator[Asked]:
     """The first row of every question. What is left out is counted aloud."""
-    first: dict[str, Asked] = {}
-    repeated: list[tuple[Asked, Asked]] = []
+    contents, example, rows, repeated, others = Seen(), "", 0, 0, 0
     for one in asked:
-        before = first.setdefault(one.problem.digest, one)
-        if before is not one:
-            repeated.append((before, one))
+        rows += 1
+        known = contents.before(one.problem.digest, json.dumps([one.where, one.gold.answer]))
+        if known is None:
+            yield one
+            continue
+        where, answer = json.loads(known)
+        example = example or f"{one.where} (as {where})"
+        repeated += 1
+        others += _label(one.problem, answer, one.gold.answer) != "right"
     if repeated:
-        before, one = repeated[0]
-        other = sum(_label(b.problem, b.gold.answer, o.gold.answer) != "right" for b, o in repeated)
         log.warning(
-            "%s: %d of %d rows ask what an earlier row asks and are left out, e.g. %s (as %s); "
+            "%s: %d of %d rows ask what an earlier row asks and are left out, e.g. %s; "
             "%d of them have another answer than the first, which is the one that counts.",
-            *(source, len(repeated), len(first) + len(repeated), one.where, before.where, other),
+            *(source, repeated, rows, example, others),
         )
-    return list(first.values())
 
 
-def divided(asked: Sequence[Asked], sizes: Mapping[str, int], *, seed: int, source: str) -> dict[str, Split]:
+def divided(asked: Iterable[Asked], sizes: Mapping[str, int], *, seed: int, source: str) -> dict[str, Split]:
     """Pools of these sizes, drawn by seed.
 
     The first is taken from the beginning of the drawn order, the others from its end: a larger practice pool leaves
@@ -162,20 +164,19 @@ def divided(asked: Sequence[Asked], sizes: Mapping[str, int], *, seed: int, sour
 
     >>> asked = problems_of(Row("", n, {"question": f"{n}+{n}", "answer": str(2 * n)}) for n in range(1, 9))
     >>> pools = divided(asked, {"practice": 3, "exam": 2}, seed=0, source="sums")
-    >>> [len(problems) for problems, _ in pools.values()]
+    >>> [len(pool) for pool in pools.values()]
     [3, 2]
 
     Raises:
         BadData: there are fewer rows than are asked for.
     """
-    total = sum(sizes.values())
-    if len(asked) < total:
+    order, total = list(asked), sum(sizes.values())
+    if len(order) < total:
         wanted = " + ".join(f"{n} for `{name}`" for name, n in sizes.items())
         raise BadData(
-            f"{source} has {len(asked)} different problems; asked for are {wanted}, {total} in all. "
+            f"{source} has {len(order)} different problems; asked for are {wanted}, {total} in all. "
             "Ask for fewer, or give more rows."
         )
-    order = list(asked)
     Random(f"{seed}/course").shuffle(order)
     (first, *others), end = sizes, len(order)
     drawn = {first: order[: sizes[first]]}
@@ -185,9 +186,9 @@ def divided(asked: Sequence[Asked], sizes: Mapping[str, int], *, seed: int, sour
     return {name: split_of(drawn[name]) for name in sizes}
 
 
-def split_of(asked: Sequence[Asked]) -> Split:
-    """Problems, and their gold by id."""
-    return [one.problem for one in asked], {one.gold.problem: one.gold for one in asked}
+def split_of(asked: Iterable[Asked]) -> Split:
+    """Problems, each with its gold."""
+    return [(one.problem, one.gold) for one in asked]
 
 
 def _label(problem: Problem, answer: str, said: str) -> str:

@@ -8,14 +8,17 @@ trainer does not type-check, and fails at run time.
 Not covered: a person, or a policy, that reads the run folder by itself. The seal stops accidents, not burglars.
 """
 
+import json
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .lookup import Seen
 from .records import Gold, Problem
-from .rows import Rows, record_name, write_part
+from .rows import Rows, Table
 
 
 class SealedPool(TypeError):
@@ -50,7 +53,7 @@ class Sealed:
     @property
     def shards(self) -> int:
         """In how many parts it is sat."""
-        return len(self.locked.problems.parts)
+        return self.locked.problems.parts
 
     if not TYPE_CHECKING:  # a checker says by itself that a sealed pool is no `Pool`
 
@@ -107,39 +110,42 @@ class OverlappingPools(ValueError):
     """Two pools share a problem."""
 
 
-Split = tuple[Iterable[Problem], Mapping[str, Gold]]
+Split = Iterable[tuple[Problem, Gold | None]]
+"""A pool before it is written: its problems, each with its gold. Iterated more than once."""
 SHARD = 64
 
 
-def disjoint(name: str, splits: Mapping[str, Split]) -> dict[str, tuple[list[Problem], Mapping[str, Gold]]]:
-    """The same pools, checked: no problem or id is in two of them, or twice in one, and each problem has its gold.
+def disjoint(name: str, splits: Mapping[str, Split]) -> Iterator[tuple[str, list[tuple[Problem, Gold]]]]:
+    """The same pools a shard at a time, checked on the way: no problem or id twice, and each problem has its gold.
 
     Raises:
         OverlappingPools: two pools share a problem, or an id; one pool holds a problem twice.
         ValueError: a pool is empty, or a problem has no gold.
     """
-    owner: dict[str, tuple[str, Problem]] = {}
-    ids: dict[str, str] = {}
-    checked: dict[str, tuple[list[Problem], Mapping[str, Gold]]] = {}
-    for pool, (given, gold) in splits.items():
-        problems = list(given)
-        if not problems:
+    ids, contents = Seen(), Seen()
+    for pool, split in splits.items():
+        rest, found = iter(split), False
+        while some := list(islice(rest, SHARD)):
+            found = True
+            checked = [(problem, _apart(pool, problem, gold, ids, contents)) for problem, gold in some]
+            yield pool, checked
+        if not found:
             raise ValueError(f"the pool `{pool}` of course {name!r} is empty; give it at least one problem.")
-        for problem in problems:
-            if problem.id in ids:
-                raise OverlappingPools(f"id {problem.id!r} is in `{ids[problem.id]}` and in `{pool}`; ids are unique.")
-            if problem.digest in owner:
-                other, same = owner[problem.digest]
-                raise OverlappingPools(
-                    f"`{other}` and `{pool}` share a problem, e.g. {same.question[:60]!r} ({same.id}) is "
-                    f"{problem.question[:60]!r} ({problem.id}): a score on it would measure memory. Split by content "
-                    "first."
-                )
-            if problem.id not in gold:
-                raise ValueError(f"problem {problem.id!r} of `{pool}` has no gold; every problem needs its answer.")
-            ids[problem.id], owner[problem.digest] = pool, (pool, problem)
-        checked[pool] = problems, gold
-    return checked
+
+
+def _apart(pool: str, problem: Problem, gold: Gold | None, ids: Seen, contents: Seen) -> Gold:
+    if (other := ids.before(problem.id, pool)) is not None:
+        raise OverlappingPools(f"id {problem.id!r} is in `{other}` and in `{pool}`; ids are unique.")
+    me = pool, problem.id, problem.question[:60]
+    if (known := contents.before(problem.digest, json.dumps(me))) is not None:
+        other, id, question = json.loads(known)
+        raise OverlappingPools(
+            f"`{other}` and `{pool}` share a problem, e.g. {question!r} ({id}) is {problem.question[:60]!r} "
+            f"({problem.id}): a score on it would measure memory. Split by content first."
+        )
+    if gold is None:
+        raise ValueError(f"problem {problem.id!r} of `{pool}` has no gold; every problem needs its answer.")
+    return gold
 
 
 def make_course(name: str, root: Path, splits: Mapping[str, Split]) -> Course:
@@ -148,19 +154,24 @@ def make_course(name: str, root: Path, splits: Mapping[str, Split]) -> Course:
     Args:
         splits: `practice`, `quiz` and `exam`, and if there are any `probe` and `retention`.
     """
-    written: dict[str, Any] = {}
-    for pool, (problems, gold) in disjoint(name, splits).items():
-        rows = _write(root, f"course/{pool}/problems", problems, Problem)
-        truth = _write(root, f"course/{pool}/gold", [gold[p.id] for p in problems], Gold)
-        whole = Pool(name=pool, problems=rows, gold=truth)
-        sealed = Sealed(name=pool, digests=tuple(sorted(p.digest for p in problems)), locked=whole)
-        written[pool] = whole if pool == "practice" else sealed
-    return Course(name=name, **written)
-
-
-def _write(root: Path, folder: str, records: list[Any], of: type[Any]) -> Rows[Any]:
-    parts = tuple(
-        write_part(root, f"{folder}/part-{i // SHARD:05d}.parquet", records[i : i + SHARD], of)
-        for i in range(0, len(records), SHARD)
-    )
-    return Rows(of=record_name(of), parts=parts, root=root)
+    tables = {
+        pool: (
+            Table(root, f"course/{pool}/problems", Problem, anew=True),
+            Table(root, f"course/{pool}/gold", Gold, anew=True),
+        )
+        for pool in splits
+    }
+    digests: dict[str, list[str]] = {pool: [] for pool in splits}
+    for pool, shard in disjoint(name, splits):
+        problems, gold = tables[pool]
+        problems.add([problem for problem, _ in shard])
+        gold.add([truth for _, truth in shard])
+        if pool != "practice":
+            digests[pool] += [problem.digest for problem, _ in shard]
+    pools = {pool: Pool(name=pool, problems=p.rows(), gold=g.rows()) for pool, (p, g) in tables.items()}
+    sealed: dict[str, Any] = {
+        pool: Sealed(name=pool, digests=tuple(sorted(digests[pool])), locked=whole)
+        for pool, whole in pools.items()
+        if pool != "practice"
+    }
+    return Course(name=name, practice=pools["practice"], **sealed)

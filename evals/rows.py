@@ -1,8 +1,8 @@
 """`Rows[T]`: an immutable table of records on disk, one Parquet part per shard, read part by part.
 
-A `Rows` value is small (paths, counts, digests) and travels through the loop in place of the records, so the
-driver's memory does not grow with the number of problems, and two tables are compared by digest, never by content.
-The digest is taken over the records, not over the file: it does not change with the Parquet library.
+A `Rows` value is a folder, counts and a digest, and travels through the loop in place of the records, so the driver's
+memory does not grow with the number of problems, and two tables are compared by digest, never by content. The digest
+is taken over the records, not over the files: it does not change with the Parquet library. `Table` makes one.
 
 Scalars and lists of scalars are columns of their own; a nested record is one column of JSON text. So
 `pyarrow`, DuckDB or pandas read a part without this package.
@@ -12,12 +12,15 @@ Not covered: appending to a part, or changing one: a part is written once, by re
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints, overload
 
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError, ValidationInfo
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -31,19 +34,16 @@ class DamagedRows(ValueError):
     """A part on disk is not what was written."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One shard's file."""
+class Part(NamedTuple):
+    """One shard of a table, as a line of its list says it."""
 
-    path: str
-    """Relative to the run folder."""
     n: int
+    failed: int
+    """How many items of the shard are in the sibling `.failures.jsonl`."""
     digest: str
-    """sha256 over the JSON of its records."""
+    """sha256 over the JSON of its records, then of its failures."""
     sha256: str
     """Of the file."""
-    failed: int = 0
-    """How many items of the shard are in the sibling `.failures.jsonl`."""
 
 
 def _here(stored: Any, info: ValidationInfo) -> Any:
@@ -52,12 +52,19 @@ def _here(stored: Any, info: ValidationInfo) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows(Generic[T]):
-    """An immutable table. Iterate it, or take `shards()`; `len`, `digest` cost nothing."""
+class Rows(Sequence[T]):
+    """An immutable table. `len` and `digest` cost nothing; iterating, and taking `rows[i]`, read a shard at a time."""
 
     of: str
     """Import path of the record type below the package, e.g. `policies.records:Case`."""
-    parts: tuple[Part, ...] = ()
+    folder: str
+    """Relative to the run folder."""
+    n: int = 0
+    failed: int = 0
+    """Items that gave no record."""
+    parts: int = 0
+    digest: str = ""
+    """sha256 over the digests of the parts."""
     root: Annotated[Path, PlainSerializer(lambda _: ""), BeforeValidator(_here)] = field(
         default=Path(), compare=False, repr=False
     )
@@ -65,28 +72,58 @@ class Rows(Generic[T]):
     """
 
     def __len__(self) -> int:
-        return sum(p.n for p in self.parts)
-
-    @property
-    def failed(self) -> int:
-        return sum(p.failed for p in self.parts)
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(" ".join(p.digest for p in self.parts).encode()).hexdigest()
+        return self.n
 
     def __iter__(self) -> Iterator[T]:
         for shard in self.shards():
             yield from shard
 
-    def shards(self) -> Iterator[list[T]]:
-        """The records of each part in turn.
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(self.n)[index]]
+        at = range(self.n)[index]
+        starts = _listed(self).starts
+        shard = bisect_right(starts, at) - 1
+        return _lately(self, shard)[at - starts[shard]]
+
+    def shard(self, index: int) -> list[T]:
+        """The records of one part, as they were written.
 
         Raises:
-            DamagedRows: a part is missing, or not the file that was written.
+            DamagedRows: it is missing, or not the file that was written.
         """
-        for part in self.parts:
-            yield read_part(self.root, part, record_type(self.of))
+        return _read(self._whole(index), record_type(self.of))
+
+    def shards(self) -> Iterator[list[T]]:
+        """The records of each part in turn."""
+        for index in range(self.parts):
+            yield self.shard(index)
+
+    def column(self, name: str) -> Iterator[Any]:
+        """The values of one scalar field, without reading the others."""
+        import pyarrow.parquet as pq
+
+        for index in range(self.parts):
+            with pq.ParquetFile(self._whole(index)) as file:
+                yield from file.read(columns=[name])[name].to_pylist()
+
+    def path(self, index: int) -> Path:
+        """File of a part."""
+        return self.root / self.folder / _name(index)
+
+    def _whole(self, index: int) -> Path:
+        path, part = self.path(index), _listed(self)[index]
+        if not path.exists():
+            raise DamagedRows(
+                f"{path} is missing; it held {part.n} rows. Restore it, or start again in a new run folder."
+            )
+        if file_sha256(path) != part.sha256:
+            raise DamagedRows(f"{path} is not the file that was written (sha256 differs). Restore it from a copy.")
+        return path
 
     def failures(self) -> Iterator[Failure]:
         """What became of the items that gave no record.
@@ -94,53 +131,187 @@ class Rows(Generic[T]):
         Raises:
             DamagedRows: the file is missing, or holds something else.
         """
-        for part in self.parts:
-            if part.failed:
-                yield from _read_failures(_failures(self.root / part.path), part.failed)
+        for index in range(self.parts) if self.failed else ():
+            if failed := _listed(self)[index].failed:
+                yield from _read_failures(_failures(self.path(index)), failed)
 
 
-def write_part(root: Path, path: str, records: Sequence[T], of: type[T], failures: Sequence[Failure] = ()) -> Part:
-    """Write one part so that it is there whole, or not at all.
+class Table(Generic[T]):
+    """A table that is being made. Shards are added in order, and what was added stays, whatever happens next.
+
+        rows/3/teach/parts.jsonl            a line for each finished shard, appended when its file is on disk
+        rows/3/teach/part-00000.parquet
+        rows/3/teach/part-00000.failures.jsonl
+
+    A part without its line was being written when the process died; it is written again.
 
     Args:
-        path: Relative to `root`, ending in `.parquet`.
-
-    Raises:
-        TypeError: a field of a record holds what could not be read back.
+        anew: Whatever another attempt has left there is overwritten.
     """
+
+    def __init__(self, root: Path, folder: str, of: type[T], *, anew: bool = False) -> None:
+        if anew:
+            (root / folder / LIST).unlink(missing_ok=True)
+        self.root, self.folder, self.of = root, folder, of
+        self.list = root / folder / LIST
+        self.n = self.failed = self.parts = 0
+        self._digest = hashlib.sha256()
+        known = self.list.read_bytes() if self.list.exists() else b""
+        self._whole = known.rfind(b"\n") + 1
+        """Bytes of the list; behind them may be a line that a kill has torn."""
+        for line in known[: self._whole].splitlines():
+            self._count(_part(line, self.list))
+
+    def add(self, records: Sequence[T], failures: Sequence[Failure] = ()) -> None:
+        """Write the next shard, so that it is there whole, or not at all.
+
+        Raises:
+            TypeError: a field of a record holds what could not be read back.
+        """
+        part = _write(self.root / self.folder / _name(self.parts), records, self.of, failures)
+        line = to_json(part) + b"\n"
+        with self.list.open("r+b" if self.parts else "wb") as f:
+            f.truncate(self._whole)
+            f.seek(self._whole)
+            f.write(line)
+            f.flush()
+            os.fsync(f.fileno())
+        if not self.parts:
+            sync_folder(self.list.parent)
+        self._whole += len(line)
+        self._count(part)
+
+    def _count(self, part: Part) -> None:
+        self.n, self.failed, self.parts = self.n + part.n, self.failed + part.failed, self.parts + 1
+        self._digest.update(part.digest.encode())
+
+    def rows(self) -> Rows[T]:
+        """What there is so far."""
+        return Rows(
+            of=record_name(self.of),
+            folder=self.folder,
+            n=self.n,
+            failed=self.failed,
+            parts=self.parts,
+            digest=self._digest.hexdigest(),
+            root=self.root,
+        )
+
+
+def write_rows(root: Path, folder: str, of: type[T], records: Iterable[T], shard: int = 64) -> Rows[T]:
+    """Records that are at hand, as a table; what another attempt may have left there is overwritten."""
+    table = Table(root, folder, of, anew=True)
+    rest = iter(records)
+    while some := list(islice(rest, shard)):
+        table.add(some)
+    return table.rows()
+
+
+class where(Sequence[T]):
+    """The rows that a predicate holds for, read as they are asked for: only their positions are in memory.
+
+    >>> list(where((1, 2, 3, 4), lambda n: n % 2 == 0)[1:])
+    [4]
+    """
+
+    def __init__(self, rows: Sequence[T], predicate: Callable[[T], bool]) -> None:
+        self.rows = rows
+        self.at = array("Q", (i for i, row in enumerate(rows) if predicate(row)))
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self.rows[i] for i in self.at[index]]
+        return self.rows[self.at[index]]
+
+
+LIST = "parts.jsonl"
+
+
+def _name(index: int) -> str:
+    return f"part-{index:05d}.parquet"
+
+
+class _List:
+    """The parts of a table, decoded one by one: as objects they would take more room than many a table's rows."""
+
+    def __init__(self, path: Path, rows: Rows[Any]) -> None:
+        try:
+            self.text = path.read_bytes()
+        except FileNotFoundError:
+            raise DamagedRows(f"{path} is missing; it listed {rows.parts} parts. Restore it from a copy.") from None
+        self.path, self.ends, self.starts = path, array("Q", [0]), array("Q", [0])
+        total = hashlib.sha256()
+        for line in self.text.splitlines(keepends=True)[: rows.parts]:
+            part = _part(line, path)
+            self.ends.append(self.ends[-1] + len(line))
+            self.starts.append(self.starts[-1] + part.n)
+            total.update(part.digest.encode())
+        if total.hexdigest() != rows.digest:
+            raise DamagedRows(f"{path} is not the list that was written (its digest differs). Restore it from a copy.")
+
+    def __getitem__(self, index: int) -> Part:
+        return _part(self.text[self.ends[index] : self.ends[index + 1]], self.path)
+
+
+def _part(line: bytes, path: Path) -> Part:
+    try:
+        return Part(*from_json(line))
+    except (ValueError, TypeError) as e:
+        raise DamagedRows(f"{path} is not the list that was written ({e}). Restore it from a copy.") from None
+
+
+def _listed(rows: Rows[Any]) -> _List:
+    return _lists(rows.root, rows)  # the folder is no part of a table's value, so of no cache's key
+
+
+@lru_cache(maxsize=8)
+def _lists(root: Path, rows: Rows[Any]) -> _List:
+    return _List(root / rows.folder / LIST, rows)
+
+
+def _lately(rows: Rows[T], shard: int) -> list[T]:
+    return _shards(rows.root, rows, shard)
+
+
+@lru_cache(maxsize=8)
+def _shards(root: Path, rows: Rows[Any], shard: int) -> list[Any]:
+    return rows.shard(shard)
+
+
+def _write(target: Path, records: Sequence[T], of: type[T], failures: Sequence[Failure]) -> Part:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    target = root / path
-    lines = [to_json(checked(r, of)) for r in records]
+    records = [checked(r, of) for r in records]
+    lines = [to_json(r) for r in records]
     columns = _columns(cast(Any, of))
-    dicts = [from_json(line) for line in lines]
-    for row in dicts:
-        for name, kind in columns.items():
-            if kind is None:
-                row[name] = to_json(row[name]).decode()
+    values = {
+        name: [getattr(r, name) if kind else to_json(getattr(r, name)).decode() for r in records]
+        for name, kind in columns.items()
+    }
     schema = pa.schema([(name, kind or pa.string()) for name, kind in columns.items()])
     if failures:
         atomic_write(_failures(target), b"\n".join(to_json(f) for f in failures) + b"\n")
     with atomic(target) as part:
-        pq.write_table(pa.Table.from_pylist(dicts, schema=schema), part, compression="zstd")
+        pq.write_table(pa.Table.from_pydict(values, schema=schema), part, compression="zstd")
     return Part(
-        path=path,
         n=len(lines),
+        failed=len(failures),
         digest=hashlib.sha256(b"\n".join([*lines, *(to_json(f) for f in failures)])).hexdigest(),
         sha256=file_sha256(target),
-        failed=len(failures),
     )
 
 
-def read_part(root: Path, part: Part, of: type[T]) -> list[T]:
+def _read(path: Path, of: type[T]) -> list[T]:
     import pyarrow.parquet as pq
 
-    path = root / part.path
-    if not path.exists():
-        raise DamagedRows(f"{path} is missing; it held {part.n} rows. Restore it, or start again in a new run folder.")
-    if file_sha256(path) != part.sha256:
-        raise DamagedRows(f"{path} is not the file that was written (sha256 differs). Restore it from a copy.")
     nested = [name for name, kind in _columns(cast(Any, of)).items() if kind is None]
     with pq.ParquetFile(path) as file:  # `read_table` would import pandas
         rows = file.read().to_pylist()

@@ -3,17 +3,19 @@
 While a step runs its asks are lines of `asks/<step>.jsonl`; when it is done they become `asks/<step>.parquet`. An entry
 without an answer was in flight when the process died: it is asked again. A torn last line is no entry.
 
-Not covered: replies are held in memory by key, so a run with millions of long replies needs the memory for them.
+What is known is looked up in a temporary database, so that millions of replies need no memory.
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
+from ..evals.lookup import scratch
 from ..evals.rows import atomic
 from ..policies.records import Cost
 from ..policies.room import Asked, Recalled
@@ -37,21 +39,27 @@ class Entry:
     """Answered, for nothing, by what another step or item had asked under this key."""
 
 
+_ENTRIES = TypeAdapter(list[Entry])
+
+
 class Asks:
     """The asks of one run folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._known: dict[str, Recalled] = {}
-        self._reused: set[tuple[str, str, str]] = set()
         self._flying: dict[str, Asked] = {}
         self._spent: dict[tuple[str, str], Cost] = {}
+        self._db = scratch(
+            "paid (key text primary key, step text, item text, reply text)",
+            "reused (step text, key text, item text, primary key (step, key, item))",
+        )
         for path in sorted(folder.glob("*")):
             for entry in read_asks(path):
                 self._learn(entry)
 
     def recall(self, key: str) -> Recalled | None:
-        return self._known.get(key)
+        found = self._db.execute("select reply, step, item from paid where key = ?", (key,)).fetchone()
+        return found and Recalled(reply=found[0], step=found[1], item=found[2])
 
     def asking(self, step: str, asks: Mapping[str, Asked]) -> None:
         self._flying |= asks
@@ -63,12 +71,9 @@ class Asks:
             self._learn(_entry(step, key, self._flying.pop(key), text, cost.tokens_in, cost.tokens_out))
 
     def reused(self, step: str, asks: Sequence[tuple[str, str, str]]) -> None:
-        told = [_reuse(step, *ask) for ask in dict.fromkeys(asks)]
-        new = [e for e in told if (step, e.key, e.item) not in self._reused]
+        new = [ask for ask in dict.fromkeys(asks) if self._learn(_reuse(step, *ask))]
         if new:
-            self._append(step, [["reuse", e.key, e.member, e.item] for e in new])
-        for entry in new:
-            self._learn(entry)
+            self._append(step, [["reuse", *ask] for ask in new])
 
     def spent(self, step: str = "", member: str = "teacher") -> Cost:
         """On one member, in the steps whose name begins with `step`: `3/` is round 3."""
@@ -84,24 +89,35 @@ class Asks:
         if not path.exists():
             return
         whole = path.with_suffix(".parquet")  # there already, if a kill came between this and the step's commit
-        found = {(e.key, e.item): e for file in (whole, path) if file.exists() for e in read_asks(file)}
-        rows = [vars(found[key]) for key in sorted(found)]
-        with atomic(whole) as part:
-            pq.write_table(pa.Table.from_pylist(rows), part, compression="zstd")
+        names = [f.name for f in fields(Entry)]
+        kinds: dict[str, Any] = {"tokens_in": pa.int64(), "tokens_out": pa.int64(), "reused": pa.bool_()}
+        schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
+        by_key = scratch(f"entry ({', '.join(names)}, primary key (key, item))")
+        by_key.executemany(
+            f"insert or replace into entry values ({', '.join('?' * len(names))})",
+            (astuple(e) for file in (whole, path) if file.exists() for e in read_asks(file)),
+        )
+        found = by_key.execute("select * from entry order by key, item")
+        with atomic(whole) as part, pq.ParquetWriter(part, schema, compression="zstd") as parquet:
+            while rows := found.fetchmany(10_000):
+                columns = {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+                columns["reused"] = list(map(bool, columns["reused"]))
+                parquet.write_table(pa.Table.from_pydict(columns, schema=schema))
         path.unlink()
 
-    def _learn(self, entry: Entry) -> None:
-        reuse = (entry.step, entry.key, entry.item)
-        if reuse in self._reused if entry.reused else entry.key in self._known:
-            return  # after a kill between compaction and unlink both files have it
+    def _learn(self, entry: Entry) -> bool:
+        """Whether it is new; after a kill between compaction and unlink both files have it."""
         if entry.reused:
-            self._reused.add(reuse)
+            table, row = "reused", [entry.step, entry.key, entry.item]
             cost = Cost(reused=1)
         else:
-            self._known[entry.key] = Recalled(reply=entry.reply, step=entry.step, item=entry.item)
+            table, row = "paid", [entry.key, entry.step, entry.item, entry.reply]
             cost = Cost(calls=1, tokens_in=entry.tokens_in, tokens_out=entry.tokens_out)
-        account = entry.step, entry.member
-        self._spent[account] = self._spent.get(account, Cost()) + cost
+        new = self._db.execute(f"insert or ignore into {table} values ({', '.join('?' * len(row))})", row).rowcount
+        if new:
+            account = entry.step, entry.member
+            self._spent[account] = self._spent.get(account, Cost()) + cost
+        return bool(new)
 
     def _path(self, step: str) -> Path:
         return self.folder / f"{step.replace('/', '-')}.jsonl"
@@ -130,25 +146,26 @@ def read_asks(path: Path) -> Iterator[Entry]:
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(path) as file:
-            entries = file.read().to_pylist()
-        yield from TypeAdapter(list[Entry]).validate_python(entries)
+            for batch in file.iter_batches(10_000):
+                yield from _ENTRIES.validate_python(batch.to_pylist())
         return
     if path.suffix != ".jsonl":
         return
     step, asked = "", dict[str, Asked]()
-    for line in path.read_bytes().splitlines():
-        try:
-            kind, key, *rest = from_json(line)
-        except ValueError:
-            continue  # torn by a kill
-        if kind == "step":
-            step = key
-        elif kind == "ask":
-            asked[key] = Asked(*rest)
-        elif kind == "reuse":
-            yield _reuse(step, key, *rest)
-        elif key in asked:
-            yield _entry(step, key, asked.pop(key), *rest)
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                kind, key, *rest = from_json(line)
+            except ValueError:
+                continue  # torn by a kill
+            if kind == "step":
+                step = key
+            elif kind == "ask":
+                asked[key] = Asked(*rest)
+            elif kind == "reuse":
+                yield _reuse(step, key, *rest)
+            elif key in asked:
+                yield _entry(step, key, asked.pop(key), *rest)
 
 
 def _entry(step: str, key: str, asked: Asked, reply: str, tokens_in: int, tokens_out: int) -> Entry:

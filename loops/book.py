@@ -26,8 +26,6 @@ class Book(Journal):
             cast=cast,
             ledger=self,
             history=[r.practice for r in reports],
-            gold={g.problem: g for g in course.practice.gold},
-            practice=list(course.practice.problems),
             run_seed=self.seed,
             budget=self.budget,
         )

@@ -7,11 +7,10 @@
 A pool of the last two is a number of problems, drawn by the experiment's seed from `path` (or `hub`), or a file of its
 own, all of it. So GSM8K's training file can be practised and quizzed on, and its test file be the exam.
 
-Not covered: data that does not fit into memory.
+A file of a pool's own is read row by row, however long. Not covered: drawing from a file that does not fit into memory.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,8 @@ from ..evals import gsm8k, jsonl
 from ..evals.arithmetic import profile, shipped, world
 from ..evals.jsonl import Asked, BadData, Row
 from ..evals.pools import Split, disjoint
+from ..evals.records import Gold, Problem
+from ..evals.rows import file_sha256
 from .config import ConfigError, CourseConfig, RoleConfig
 
 POOLS = ("practice", "quiz", "exam")
@@ -65,9 +66,10 @@ def read_course(course: CourseConfig, seed: int, student: RoleConfig, folder: Pa
             data = _arithmetic(course, seed, student, folder)
         else:
             data = _rows(course, seed, folder)
+        for _ in disjoint(course.kind, data.splits):
+            pass
     except BadData as e:
         raise ConfigError(str(e)) from None
-    disjoint(course.kind, data.splits)
     return data
 
 
@@ -90,7 +92,7 @@ def _arithmetic(course: CourseConfig, seed: int, student: RoleConfig, folder: Pa
     except ValueError as e:
         raise ConfigError(f"`course`: {e}") from None
     splits: dict[str, Split] = {
-        name: (sheet.problems, sheet.gold)
+        name: [(problem, sheet.gold[problem.id]) for problem in sheet.problems]
         for name in (*POOLS, "probe", "retention")
         if (sheet := getattr(made, name)).problems
     }
@@ -112,15 +114,27 @@ def _rows(course: CourseConfig, seed: int, folder: Path) -> Data:
     elif course.path or course.hub:
         raise ConfigError("`course.path` and `course.hub` are for pools given as numbers; here each has its own file.")
     for pool, file in files.items():
-        asked = _problems(course, _file(file, f"course.{pool}", folder, sources), pool)
-        drawn[pool] = jsonl.split_of(jsonl.distinct(asked, file))
+        drawn[pool] = _OwnFile(course=course, path=_file(file, f"course.{pool}", folder, sources), pool=pool)
     return Data(splits={name: drawn[name] for name in POOLS}, sources=sources)
 
 
-def _common(course: CourseConfig, folder: Path, sources: dict[str, str]) -> tuple[str, list[Row]]:
+@dataclass(frozen=True, kw_only=True)
+class _OwnFile:
+    """A pool that is a whole file, read anew each time: it may be larger than memory."""
+
+    course: CourseConfig
+    path: Path
+    pool: str
+
+    def __iter__(self) -> Iterator[tuple[Problem, Gold]]:
+        asked = _problems(self.course, jsonl.rows_of(self.path), self.pool)
+        return ((one.problem, one.gold) for one in jsonl.distinct(asked, getattr(self.course, self.pool)))
+
+
+def _common(course: CourseConfig, folder: Path, sources: dict[str, str]) -> tuple[str, Iterable[Row]]:
     """Rows from which pools are drawn, and what they are called."""
     if course.path:
-        return course.path, _file(course.path, "course.path", folder, sources)
+        return course.path, jsonl.rows_of(_file(course.path, "course.path", folder, sources))
     if course.hub:
         rows = gsm8k.from_hub(course.hub, split=course.split, revision=course.revision)
         sources[course.hub] = gsm8k.digest(rows)
@@ -132,17 +146,17 @@ def _common(course: CourseConfig, folder: Path, sources: dict[str, str]) -> tupl
     )
 
 
-def _file(name: str, key: str, folder: Path, sources: dict[str, str]) -> list[Row]:
+def _file(name: str, key: str, folder: Path, sources: dict[str, str]) -> Path:
     path = folder / name
     if not path.is_file():
         raise ConfigError(f"`{key}` is {name!r}, and there is no file {path}.")
-    sources[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not (rows := list(jsonl.rows_of(path))):
+    if next(jsonl.rows_of(path), None) is None:
         raise ConfigError(f"`{key}`: {path} has no rows.")
-    return rows
+    sources[name] = file_sha256(path)
+    return path
 
 
-def _problems(course: CourseConfig, rows: list[Row], pool: str) -> list[Asked]:
+def _problems(course: CourseConfig, rows: Iterable[Row], pool: str) -> Iterator[Asked]:
     """Rows as problems; those of a pool's own file are called after it."""
     if course.kind == "gsm8k":
         return gsm8k.problems_of(rows, prefix=f"gsm8k-{pool}" if pool else "gsm8k")

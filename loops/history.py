@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic_core import from_json, to_json
 
 from ..evals.records import Attempt, Gold, Problem, Verdict
-from ..evals.rows import Rows, read_part, record_type
+from ..evals.rows import Rows
 from ..evals.statistics import Transitions
 from ..policies.records import Case, Example, Lesson, Marked
 from ..policies.rounds import RoundReport, Sheet
@@ -320,11 +320,11 @@ def _with(rows: Rows[T] | None, column: str, id: str) -> Iterator[T]:
     import pyarrow.parquet as pq
 
     text = to_json(id).decode()[1:-1]
-    for part in rows.parts if rows is not None else ():
+    for index in range(rows.parts if rows is not None else 0):
         assert rows is not None
-        if (path := rows.root / part.path).exists():  # else let `read_part` say what is wrong
+        if (path := rows.path(index)).exists():  # else let `shard` say what is wrong
             with pq.ParquetFile(path) as file:
                 values = file.read(columns=[column])[column].to_pylist()
             if not any(text in str(value) for value in values):
                 continue
-        yield from read_part(rows.root, part, record_type(rows.of))
+        yield from rows.shard(index)

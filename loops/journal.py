@@ -3,7 +3,7 @@
     run.json         schema version, the config as it was resolved, the environment
     status.json      running, paused, stopped, finished or failed, and why
     steps/3/teach.json    one finished step: digest of its inputs, seconds, its value
-    rows/3/teach/    a table, one Parquet part per shard; a part counts when its `.json` beside it is there
+    rows/3/teach/    a table, one Parquet part per shard; a part counts when `parts.jsonl` beside it lists it
     asks/3-teach.jsonl    every ask of a model, an entry before and one after; Parquet once the step is done
     notes.jsonl      what slots noted
     lock             held by the process that runs
@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
 from ..evals.records import Failure
-from ..evals.rows import Part, Rows, atomic_write, record_name, write_part
+from ..evals.rows import Rows, Table, atomic_write, write_rows
 from ..policies.records import Cost, Json
 from ..policies.room import Asked, Recalled
 from .asks import Asks
@@ -141,31 +141,25 @@ class Journal:
 
     def shards(self, name: str, of: type[T], total: int, make: Callable[[int], Sequence[T | Failure]]) -> Rows[T]:
         """A table of `total` parts, made one by one; a part on disk is not made again."""
-        parts = []
+        table = self._table(name, of)
         for index in range(total):
-            path = f"rows/{name}/part-{index:05d}.parquet"
-            mark = (self.root / path).with_suffix(".json")
-            if not mark.exists():
+            if index >= table.parts:
                 made = make(index)
                 failures = [x for x in made if isinstance(x, Failure)]
-                part = write_part(self.root, path, [x for x in made if not isinstance(x, Failure)], of, failures)
-                atomic_write(mark, to_json(part))
-            parts.append(TypeAdapter(Part).validate_json(mark.read_bytes()))
+                table.add([x for x in made if not isinstance(x, Failure)], failures)
             self.tick(name, index + 1, total)
-        return Rows(of=record_name(of), parts=tuple(parts), root=self.root)
+        return table.rows()
 
     def begun(self, name: str, of: type[T]) -> Rows[T]:
         """What there is of a table: the parts that are done."""
-        marks = sorted((self.root / "rows" / name).glob("part-*.json"))
-        parts = tuple(TypeAdapter(Part).validate_json(mark.read_bytes()) for mark in marks)
-        return Rows(of=record_name(of), parts=parts, root=self.root)
+        return self._table(name, of).rows()
 
-    def table(self, name: str, of: type[T], records: Sequence[T], shard: int = 64) -> Rows[T]:
+    def table(self, name: str, of: type[T], records: Iterable[T]) -> Rows[T]:
         """Records that are at hand, as a table. Made whole: parts that a killed attempt left may be of others."""
-        for mark in (self.root / "rows" / name).glob("part-*.json"):
-            mark.unlink()
-        total = -(-len(records) // shard)
-        return self.shards(name, of, total, lambda i: records[i * shard : (i + 1) * shard])
+        return write_rows(self.root, f"rows/{name}", of, records)
+
+    def _table(self, name: str, of: type[T]) -> Table[T]:
+        return Table(self.root, f"rows/{name}", of)
 
     # ---- asks and notes (the room's `Ledger`)
 

@@ -105,8 +105,8 @@ def plan(experiment: Path | str, overrides: Sequence[str] = ()) -> ExperimentPla
     ready = prepare(experiment, overrides)
     config, first = ready.experiment, ready.stages[0]
     data = read_course(config.course, config.seed, config.student, ready.folder)
-    pools = {name: list(problems) for name, (problems, _) in data.splits.items()}
-    sizes = {name: len(problems) for name, problems in pools.items()}
+    practice = list(data.splits["practice"])
+    sizes = {name: sum(1 for _ in split) for name, split in data.splits.items()}
     return ExperimentPlan(
         experiment=str(experiment),
         method=config.method,
@@ -115,7 +115,7 @@ def plan(experiment: Path | str, overrides: Sequence[str] = ()) -> ExperimentPla
         requires=sorted({need for m in ready.stages for need in m.requires}),
         pools=sizes,
         stages=[_stage(m) for m in ready.stages],
-        estimate=_estimate(ready, pools["practice"], data.splits["practice"][1], sizes),
+        estimate=_estimate(ready, [p for p, _ in practice], [g for _, g in practice if g], sizes),
         budget=config.budget.teacher_tokens,
         placement=config.placement,
         roles=list(_roles(ready)),
@@ -154,14 +154,12 @@ class _Asks:
     guess: str = ""
 
 
-def _estimate(
-    ready: Prepared, practice: Sequence[Problem], gold: Mapping[str, Gold], sizes: Mapping[str, int]
-) -> Estimate:
-    found = Counter(g.misconceptions[0] for p in practice if (g := gold[p.id]).misconceptions)
+def _estimate(ready: Prepared, practice: Sequence[Problem], gold: Sequence[Gold], sizes: Mapping[str, int]) -> Estimate:
+    found = Counter(g.misconceptions[0] for g in gold if g.misconceptions)
     share = found.total() / len(practice) if found else WRONG
     kinds = [n / found.total() for n in found.values()] or [1.0]
     question = fmean(len(p.question) for p in practice)
-    solutions = [len(g.solution) for g in gold.values() if g.solution]
+    solutions = [len(g.solution) for g in gold if g.solution]
     work = fmean(solutions) if solutions else WORK
     letters = 5 if ready.experiment.teacher.engine == "scripted" else 4
     how = [

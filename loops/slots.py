@@ -5,8 +5,8 @@ An item that fails is a `Failure`; when more than a stated share of a table has 
 The whole round at once (select, triage, curate, update): in memory, as one step.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from random import Random
@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 from ..agents.roles import Job
 from ..agents.room import ItemRoom, RoundRoom, TrainingRoom
 from ..agents.waves import call
+from ..evals.lookup import Lookup
 from ..evals.pools import Pool
 from ..evals.records import Attempt, Failure, Problem, State, Verdict
-from ..evals.rows import Rows, checked, read_part, record_type
+from ..evals.rows import Rows, checked, where
 from ..policies.curating import fill
 from ..policies.records import Case, Cost, Example, Lesson
 from ..policies.rounds import Plan, Reports
@@ -66,9 +67,9 @@ class Slots:
 
     def triage(self, cases: Rows[Case]) -> Rows[Case]:
         """Who gets the teacher's time."""
-        self._show(cases)
+        self.room.cases, self.room.index = cases, Lookup(cases, "id")
         chosen = cases if self.method.triage is None else self._step("triage", self._triage, cases)
-        self.room.index |= {c.id: c for c in chosen}
+        self.room.index = Lookup(chosen, "id")
         return chosen
 
     def teach(self, cases: Rows[Case]) -> Rows[Lesson]:
@@ -96,13 +97,12 @@ class Slots:
         return self.book.step(self.plan.key(slot), do, *args)
 
     def _select(self, practice: Rows[Problem]) -> Rows[Problem]:
-        problems = list(practice)
         if self.method.select is not None:
-            chosen, room = self._whole("select", lambda room: call(self.method.select, problems, room))
-            problems = _selected(_several(chosen, Problem, "problems"), problems, room)
-        elif self.plan.ask is not None:
-            problems = [problems[i] for i in self._window(len(problems), min(self.plan.ask, len(problems)))]
-        return self.book.table(self.plan.key("select"), Problem, problems)
+            chosen, room = self._whole("select", lambda room: call(self.method.select, practice, room))
+            problems = _selected(_several(chosen, Problem, "problems"), self.room.problems, room)
+            return self.book.table(self.plan.key("select"), Problem, problems)
+        turn = self._window(len(practice), min(self.plan.ask or len(practice), len(practice)))
+        return self.book.table(self.plan.key("select"), Problem, (practice[i] for i in turn))
 
     def _window(self, n: int, ask: int) -> list[int]:
         """Whose turn it is: laps over all of them, each in an order of its own, and nobody twice in one round."""
@@ -118,10 +118,11 @@ class Slots:
         return order
 
     def _attempt(self, problems: Rows[Problem], serving: object) -> Rows[Case]:
-        labels = self._labels()
+        earlier = [Lookup(r.tables.answered, "id") for r in self.reports if r.tables]
 
         async def one(problem: Problem, room: ItemRoom) -> list[Case]:
-            case = Case(id=problem.id, problem=problem, history=tuple(labels[problem.id]))
+            before = (table[problem.id] for table in earlier if problem.id in table)
+            case = Case(id=problem.id, problem=problem, history=tuple(c.grades[0].label for c in before if c.grades))
             if self.method.attempt is None:
                 return [case]
             found = await call(self.method.attempt, problem, room)
@@ -144,13 +145,14 @@ class Slots:
     def _triage(self, cases: Rows[Case]) -> Rows[Case]:
         chosen, room = self._whole("triage", lambda room: call(self.method.triage, self.room.cases, room))
         seen: Counter[str] = Counter()
-        kept = []
-        for case in _several(chosen, Case, "cases"):
+
+        def kept(case: Case) -> Case:
             before = self.room.index.get(case.id, case)
             seen[case.id] += 1
             id = case.id if seen[case.id] == 1 else f"{case.id}#{seen[case.id]}"
-            kept.append(replace(case, id=id, gold_seen=case.gold_seen or before.gold_seen or room.gold_seen))
-        return self.book.table(self.plan.key("triage"), Case, kept)
+            return replace(case, id=id, gold_seen=case.gold_seen or before.gold_seen or room.gold_seen)
+
+        return self.book.table(self.plan.key("triage"), Case, map(kept, _several(chosen, Case, "cases")))
 
     def _teach(self, cases: Rows[Case], serving: object) -> Rows[Lesson]:
         async def one(case: Case, room: ItemRoom) -> list[Lesson]:
@@ -159,7 +161,7 @@ class Slots:
                 return []
             said = await call(self.method.teach, case, room)
             what = "a text, a Lesson, several, or None"
-            told: list[str | Lesson] = _several(said, (str, Lesson), what)
+            told: Sequence[str | Lesson] = _several(said, (str, Lesson), what)
             return [as_lesson(x) for x in told if x != ""]
 
         return self._each("teach", Lesson, cases, one, self._signed)
@@ -209,8 +211,8 @@ class Slots:
         lived = {e.id: e for e in before if e.origin in ("lesson", "gold")}
         filled = fill(
             examples,
-            lived.values(),
-            (c for c in self.room.cases if c.attempts and not c.gold_seen),
+            list(lived.values()),
+            where(self.room.cases, lambda c: c.right and not c.gold_seen),
             rows=rows,
             share=new,
             by=self.plan.fill,
@@ -261,7 +263,7 @@ class Slots:
         limit = self.failure_share * len(items)
 
         def make(shard: int) -> list[T | Failure]:
-            batch: list[A] = read_part(items.root, items.parts[shard], record_type(items.of))
+            batch = items.shard(shard)
             names = [str(getattr(item, "id", "")) for item in batch]
             wave, rooms = self.room.wave(slot), dict[int, ItemRoom]()
 
@@ -282,7 +284,7 @@ class Slots:
             self._note(slot, [rooms[i] for i in sorted(rooms)])
             return rows
 
-        return self.book.shards(key, of, len(items.parts), make)
+        return self.book.shards(key, of, items.parts, make)
 
     def _whole(self, slot: str, do: Callable[[ItemRoom], Coroutine[Any, Any, T]]) -> tuple[T, ItemRoom]:
         wave, rooms = self.room.wave(slot), list[ItemRoom]()
@@ -302,36 +304,23 @@ class Slots:
         if told := {key: value for room in rooms for key, value in room.noted.items()}:
             self.book.note(self.plan.key(slot), told)
 
-    def _show(self, cases: Rows[Case]) -> None:
-        self.room.cases = list(cases)
-        self.room.index = {c.id: c for c in self.room.cases}
 
-    def _labels(self) -> dict[str, list[str]]:
-        """How each problem was graded in earlier rounds."""
-        labels: dict[str, list[str]] = defaultdict(list)
-        for report in self.reports:
-            for case in report.tables.answered if report.tables else ():
-                labels[case.problem.id] += [g.label for g in case.grades[:1]]
-        return labels
-
-
-def _several(said: Any, kind: type[T] | tuple[type, ...], what: str) -> list[T]:
-    """What a slot returned, as a list.
+def _several(said: Any, kind: type[T] | tuple[type, ...], what: str) -> Sequence[T]:
+    """What a slot returned, as several.
 
     >>> _several(None, str, "a text"), _several("a", str, "a text"), _several(["a", "b"], str, "a text")
     ([], ['a'], ['a', 'b'])
     """
     if said is None:
         return []
-    items = [said] if isinstance(said, kind) else said
-    if not isinstance(items, list | tuple) or not all(isinstance(x, kind) for x in items):
+    items: Any = [said] if isinstance(said, kind) else said
+    if not isinstance(items, Sequence) or isinstance(items, str) or not all(isinstance(x, kind) for x in items):
         raise TypeError(f"returned {type(said).__name__}: {str(said)[:80]!r}; this slot returns {what}")
-    return list(items)
+    return items
 
 
-def _selected(chosen: Sequence[Problem], practice: Sequence[Problem], room: ItemRoom) -> list[Problem]:
+def _selected(chosen: Sequence[Problem], known: Mapping[str, Problem], room: ItemRoom) -> list[Problem]:
     """What a `select` slot returned, if every id means one problem and no gold went into a new one."""
-    known = {p.id: p for p in practice}
     for id, n in Counter(p.id for p in chosen).items():
         if n > 1:
             raise ValueError(f"`select` returned {id!r} {n} times; `attempt` may answer a problem several times")

@@ -5,8 +5,9 @@ again), and training on mistakes alone destroys what was mastered: so a round is
 and the learner's own right answers.
 """
 
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, cycle, islice, zip_longest
 from random import Random
@@ -38,8 +39,8 @@ def corrections(lessons: Sequence[Lesson], room: Room) -> list[Example]:
 
 def fill(
     new: Sequence[Example],
-    earlier: Iterable[Example],
-    own: Iterable[Case],
+    earlier: Sequence[Example],
+    own: Sequence[Case],
     *,
     rows: int,
     share: float,
@@ -58,16 +59,18 @@ def fill(
     if not new:
         return []
     kept = _taking_turns(new, rng)[: max(1, int(rows * share))]
-    sources = {
-        "earlier": [replace(e, origin="earlier") for e in earlier],
-        "own": [own_answer(c) for c in own if c.right],
+    sources: dict[str, tuple[int, Callable[[int], Example]]] = {
+        "earlier": (len(earlier), lambda i: replace(earlier[i], origin="earlier")),
+        "own": (len(own), lambda i: own_answer(own[i])),
     }
-    shares = {name: by.get(name, 0.0) for name, found in sources.items() if found}
+    shares = {name: by.get(name, 0.0) for name, (found, _) in sources.items() if found}
     total, left = sum(shares.values()), rows - len(kept)
     rehearsal: list[Example] = []
     for name, part in shares.items():
-        rng.shuffle(sources[name])
-        rehearsal += islice(cycle(sources[name]), round(left * part / total) if total else 0)
+        found, example = sources[name]
+        order = array("Q", range(found))  # there may be a million, of which a few are drawn
+        rng.shuffle(order)
+        rehearsal += map(example, islice(cycle(order), round(left * part / total) if total else 0))
     filled = kept + rehearsal[:left]
     filled += islice(cycle(kept), rows - len(filled))
     rng.shuffle(filled)

@@ -98,7 +98,7 @@ def gate(
         )
     else:
         why = "kept" if proof.status == "published" else f"kept, but {proof.status}"
-    lessons = list(tables.lessons)
+    found = Counter((x.sound, x.verdict.by if x.verdict else "") for x in tables.lessons)
     return RoundReport(
         number=plan.number,
         stage=plan.stage,
@@ -112,8 +112,8 @@ def gate(
         transitions=transitions(_marks(served.quiz), after),
         proof=proof,
         tables=tables,
-        accepted=sum(x.sound for x in lessons),
-        rejected=dict(sorted(Counter(x.verdict.by for x in lessons if x.verdict and not x.sound).items())),
+        accepted=sum(n for (sound, _), n in found.items() if sound),
+        rejected={why: n for (sound, why), n in sorted(found.items()) if why and not sound},
         origins=dict(sorted(Counter(e.origin for e in tables.examples).items())),
         cost=cost,
         notes=notes,

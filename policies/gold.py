@@ -48,7 +48,7 @@ class WrongAndFresh:
         picked, asked = wrong(cases, room), {c.problem.id for c in cases}
         rest = [p for p in room.practice if p.id not in asked and p.domain != "arithmetic"]
         fresh = room.rng.sample(rest, min(len(rest), self.practice * len(picked)))
-        return picked + [Case(id=p.id, problem=p, reason="fresh practice") for p in fresh]
+        return [*picked, *(Case(id=p.id, problem=p, reason="fresh practice") for p in fresh)]
 
 
 METHOD = Method(

@@ -1,23 +1,25 @@
 """Who gets the teacher's time."""
 
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 
+from ..evals.rows import where
 from .records import Case
 from .room import Room
 from .teaching import diagnosed
 
 
-def wrong(cases: Sequence[Case], room: Room) -> list[Case]:
+def wrong(cases: Sequence[Case], room: Room) -> Sequence[Case]:
     """Every case that is not right; a truncated attempt is no error to teach from."""
-    return [c for c in cases if not c.right and not any(g.label == "truncated" for g in c.grades)]
+    return where(cases, lambda c: not c.right and not any(g.label == "truncated" for g in c.grades))
 
 
-def unsolved(cases: Sequence[Case], room: Room) -> list[Case]:
+def unsolved(cases: Sequence[Case], room: Room) -> Sequence[Case]:
     """Every case that is not right, the truncated ones too: for lessons that do not go by the learner's own work."""
-    return [c for c in cases if not c.right]
+    return where(cases, lambda c: not c.right)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +36,12 @@ class Balanced:
     limit: int | None = None
 
     def __call__(self, cases: Sequence[Case], room: Room) -> list[Case]:
-        groups: dict[str, list[Case]] = defaultdict(list)
-        for case in wrong(cases, room):
-            groups[diagnosed(case)].append(case)
+        errors = wrong(cases, room)
+        groups: dict[str, array[int]] = defaultdict(lambda: array("Q"))  # where in `errors`: there may be a million
+        for at, case in enumerate(errors):
+            groups[diagnosed(case)].append(at)
         for group in groups.values():
             room.rng.shuffle(group)
         turns = zip_longest(*(groups[name][: self.each if name else self.undiagnosed] for name in sorted(groups)))
-        picked = [c for c in chain.from_iterable(turns) if c is not None]
+        picked = [errors[at] for at in chain.from_iterable(turns) if at is not None]
         return [replace(c, reason=diagnosed(c) or "undiagnosed") for c in picked[: self.limit]]

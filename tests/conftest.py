@@ -14,7 +14,7 @@ import pytest
 
 from tutorloop.agents.roles import Canary, RoleSpec
 from tutorloop.evals.records import user
-from tutorloop.evals.rows import Rows, record_name, write_part
+from tutorloop.evals.rows import Rows, write_rows
 from tutorloop.policies.records import Example
 
 LETTERS = "0123456789+-*=/ \nabcdefghijklmnopqrstuvwxyz?"
@@ -108,8 +108,7 @@ def rows() -> Callable[[Path, Sequence[Example]], Rows[Example]]:
     """`rows(root, examples)`: the same on disk."""
 
     def write(root: Path, records: Sequence[Example]) -> Rows[Example]:
-        part = write_part(root, f"examples-{len(list(root.iterdir()))}.parquet", records, Example)
-        return Rows(of=record_name(Example), parts=(part,), root=root)
+        return write_rows(root, f"examples-{len(list(root.iterdir()))}", Example, records)
 
     return write
 

@@ -41,7 +41,7 @@ def read(folder: Path, seed: int = 0, **course: Any) -> Any:
 
 
 def ids(data: Any) -> dict[str, list[str]]:
-    return {name: [p.id for p in problems] for name, (problems, _) in data.splits.items()}
+    return {name: [p.id for p, _ in split] for name, split in data.splits.items()}
 
 
 # ---- rows
@@ -63,7 +63,7 @@ def test_a_row_becomes_a_problem_and_apart_from_it_its_gold(file: Files) -> None
 
 def test_numbers_stay_as_they_are_written(file: Files) -> None:
     path = file("a.jsonl", '{"question": "q", "answer": 1250.50, "solution": "so 1250.50"}')
-    assert problems_of(rows_of(path))[0].gold.answer == "1250.50"
+    assert next(problems_of(rows_of(path))).gold.answer == "1250.50"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -92,7 +92,7 @@ def test_a_solution_ends_in_its_answer_and_a_bare_answer_is_none(
     file: Files, kind: Kind, answer: str, solution: str, becomes: str
 ) -> None:
     path = file("a.jsonl", {"question": "?", "answer": answer, "solution": solution})
-    assert problems_of(rows_of(path), kind=kind)[0].gold.solution == becomes
+    assert next(problems_of(rows_of(path), kind=kind)).gold.solution == becomes
 
 
 FAULTS = {
@@ -148,7 +148,7 @@ def test_what_asks_the_same_is_left_out_and_counted_aloud(file: Files, caplog: p
         {"question": "17-25", "answer": -8},
     )
     with caplog.at_level(logging.WARNING):
-        kept = distinct(problems_of(rows_of(path)), "a.jsonl")
+        kept = list(distinct(problems_of(rows_of(path)), "a.jsonl"))
     assert [a.problem.id for a in kept] == ["row-0001", "row-0004"]
     assert "a.jsonl: 2 of 4 rows" in caplog.text
     assert "1 of them have another answer" in caplog.text

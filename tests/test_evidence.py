@@ -12,7 +12,6 @@ import pytest
 
 from tutorloop.evals.arithmetic import solve
 from tutorloop.evals.records import Gold, Problem, Verdict, user
-from tutorloop.evals.rows import read_part
 from tutorloop.evals.steps import check_steps
 from tutorloop.loops.launch import launch
 from tutorloop.policies.checking import Sound
@@ -311,7 +310,7 @@ def test_graded_tries_are_counted_until_they_tell_the_answer(kind: Any, leaks_at
     answers = {"number": "7", "text": "seven", "boolean": "true", "choice": "B"}
     problems = [Problem(id=i, messages=user("?"), kind=kind) for i in "ab"]
     do.room.gold = {p.id: Gold(problem=p.id, answer=answers[kind]) for p in problems}
-    do.room.practice = problems
+    do.room.problems = {p.id: p for p in problems}
     room = do.room.enter("teach", "a", do.room.wave("teach"))
     seen = []
     for _ in range(leaks_at):
@@ -407,7 +406,7 @@ def test_what_only_the_framework_knows_cannot_be_claimed(bench: Any) -> None:
 
 def sealed_problem(it: small.Bench) -> Problem:
     rows = it.course.exam.locked.problems
-    return next(p for p in read_part(it.root, rows.parts[0], Problem) if "+" in p.question)
+    return next(p for p in rows if "+" in p.question)
 
 
 def leaks(problem: Problem) -> Callable[[Case, Room], Lesson]:
@@ -546,7 +545,7 @@ def test_with_all_gold_permuted_the_same_lessons_are_taught(policy: Any, number:
     a, b = true.slots(teach=policy), false.slots(teach=policy)
     taught, taught_ = a.teach(true.cases), b.teach(false.cases)
     assert len(taught) > 10 and taught == taught_
-    bytes_ = [(it.root / p.path).read_bytes() for it, rows in ((true, taught), (false, taught_)) for p in rows.parts]
+    bytes_ = [rows.path(0).read_bytes() for rows in (taught, taught_)]
     assert bytes_[0] == bytes_[1]
     checked = a.check(taught), b.check(taught_)
     assert checked[0].digest == checked[1].digest and all(x.sound or not x.target for x in checked[0])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tutorloop.evals.records import Attempt, Problem, State, Verdict, user
-from tutorloop.evals.rows import Rows, record_name, write_part
+from tutorloop.evals.rows import Rows, write_rows
 from tutorloop.policies.gate import gate, next_round
 from tutorloop.policies.records import Case, Cost, Example, Lesson, Marked
 from tutorloop.policies.rounds import Plan, Proof, Reports, RoundReport, Rounds, Sheet, Tables
@@ -62,8 +62,7 @@ def sheet(tmp_path: Path) -> Callable[..., Sheet]:
             )
             for i in range(N)
         ]
-        part = write_part(tmp_path, f"sheet-{len(list(tmp_path.iterdir()))}.parquet", rows, Marked)
-        table: Rows[Marked] = Rows(of=record_name(Marked), parts=(part,), root=tmp_path)
+        table = write_rows(tmp_path, f"sheet-{len(list(tmp_path.iterdir()))}", Marked, rows)
         return Sheet(
             pool="quiz", state=state(of).digest, n=N, right=sum(marks.values()), truncated=0, unparsed=0, rows=table
         )
@@ -77,8 +76,7 @@ def tables(tmp_path: Path) -> Callable[..., Tables]:
 
     def make(examples: int = 3) -> Tables:
         def rows(of: type[Any], records: list[Any]) -> Rows[Any]:
-            part = write_part(tmp_path, f"t-{len(list(tmp_path.iterdir()))}.parquet", records, of)
-            return Rows(of=record_name(of), parts=(part,), root=tmp_path)
+            return write_rows(tmp_path, f"t-{len(list(tmp_path.iterdir()))}", of, records)
 
         verdicts = [("right", "steps"), ("wrong", "sealed"), ("wrong", "no evidence"), ("wrong", "sealed")]
         lessons = [Lesson(verdict=Verdict(label=label, by=by)) for label, by in verdicts]  # type: ignore[arg-type]

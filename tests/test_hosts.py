@@ -333,10 +333,7 @@ def test_the_evaluator_opens_one_shard_of_a_sealed_pool_and_grades_it(
 ) -> None:
     def split(name: str, numbers: range) -> Any:
         problems = [Problem(id=f"{name}{i}", messages=user(f"{i}+{i}")) for i in numbers]
-        gold = {
-            p.id: Gold(problem=p.id, answer=str(2 * i), skill="add") for i, p in zip(numbers, problems, strict=True)
-        }
-        return problems, gold
+        return [(p, Gold(problem=p.id, answer=str(2 * i), skill="add")) for i, p in zip(numbers, problems, strict=True)]
 
     splits = {"practice": split("p", range(3)), "quiz": split("q", range(10, 13)), "exam": split("e", range(100, 170))}
     exam = pickle.loads(pickle.dumps(make_course("sums", tmp_path, splits).exam))  # as it reaches an actor
@@ -344,7 +341,7 @@ def test_the_evaluator_opens_one_shard_of_a_sealed_pool_and_grades_it(
     with pytest.raises(Unproven):
         host.call("sit", exam, 0, host.call("hello").base)
     state = prove(host, canaries).state
-    (tmp_path / exam.locked.problems.parts[1].path).rename(tmp_path / "elsewhere")
+    exam.locked.problems.path(1).rename(tmp_path / "elsewhere")
     sheet = host.call("sit", exam, 0, state)
     assert [m.problem.id for m in sheet] == [f"e{100 + i}" for i in range(64)]
     assert {(m.skill, m.attempt.state) for m in sheet} == {("add", state.digest)}

@@ -127,7 +127,7 @@ def test_ticks_tell_what_is_done_and_what_was_replayed(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path, tick=Told())
     journal.step("a", Counted().add, 1)
     journal.step("a", Counted().add, 1)
-    journal.table("t", Failure, [Failure(item=str(i), where="", error="") for i in range(3)], shard=2)
+    journal.shards("t", Failure, 2, lambda shard: [])
     journal.release()
     assert told == [("a", False), ("a", True), ("t", 1, 2), ("t", 2, 2)]
 
@@ -163,9 +163,12 @@ def test_finished_shards_are_kept_and_the_rest_is_made(journal: Journal) -> None
     assert [f.item for f in rows.failures()] == ["0", "1", "2", "3"]
 
 
-def test_a_shard_without_its_mark_was_not_finished(journal: Journal) -> None:
+@pytest.mark.parametrize("lost", [1, 60])
+def test_a_shard_without_its_whole_line_was_not_finished(journal: Journal, lost: int) -> None:
+    """Killed between the part and its line, or within it."""
     rows = journal.shards("1/t", Verdict, 2, Makes())
-    (journal.root / "rows/1/t/part-00001.json").unlink()  # killed between the part and its mark
+    whole = (journal.root / "rows/1/t/parts.jsonl").read_bytes()
+    (journal.root / "rows/1/t/parts.jsonl").write_bytes(whole[: len(whole) - lost])
     makes = Makes()
     assert journal.shards("1/t", Verdict, 2, makes) == rows and makes.made == [1]
 
@@ -184,8 +187,8 @@ def test_records_at_hand_make_one_table_not_a_mixture_of_two_attempts(journal: J
     def rows(by: str) -> list[Verdict]:
         return [Verdict(label="right", by=f"{by}{i}") for i in range(6)]
 
-    journal.table("1/t", Verdict, rows("old"), shard=2)
-    table = journal.table("1/t", Verdict, rows("new")[:3], shard=2)
+    journal.table("1/t", Verdict, rows("old"))
+    table = journal.table("1/t", Verdict, rows("new")[:3])
     assert [v.by for v in table] == ["new0", "new1", "new2"]
     assert len(journal.begun("1/t", Verdict)) == 3
 

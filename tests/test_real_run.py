@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
 from tutorloop import Interrupted, Report, launch
@@ -33,7 +32,7 @@ from tutorloop.agents.transformers_server import TransformersServer
 from tutorloop.agents.trl_learner import TrlLearner
 from tutorloop.agents.weights import ADAPTER_FILE
 from tutorloop.evals.records import State
-from tutorloop.evals.rows import Part, read_part
+from tutorloop.evals.rows import Table
 from tutorloop.loops.journal import Tick, read_status
 from tutorloop.policies.records import Marked
 
@@ -413,9 +412,9 @@ def folder(root: Path, number: int) -> Path:
 
 def said(root: Path, number: int) -> list[tuple[str, tuple[float, ...]]]:
     """What the student wrote in a round's quiz, and how sure it was of each token."""
-    (mark,) = root.glob(f"rows/sheets/quiz/student-r{number:04d}-*/*.json")
-    part = TypeAdapter(Part).validate_json(mark.read_bytes())
-    return [(row.attempt.text, row.attempt.logprobs) for row in read_part(root, part, Marked)]
+    (sheet,) = root.glob(f"rows/sheets/quiz/student-r{number:04d}-*")
+    rows = Table(root, str(sheet.relative_to(root)), Marked).rows()
+    return [(row.attempt.text, row.attempt.logprobs) for row in rows]
 
 
 def tensors(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from tutorloop.evals.records import Attempt, Failure, Gold, Problem, State, Turn, Verdict
-from tutorloop.evals.rows import DamagedRows, Part, Rows, atomic, atomic_write, read_part, record_name, write_part
+from tutorloop.evals.rows import DamagedRows, Rows, Table, atomic, atomic_write, where, write_rows
 from tutorloop.policies.records import Case, Cost, Example, Lesson, Marked
 
 WORDS = 'Ünïcode 日本 🙂 \x00 "quoted" \\ \r\n\t\u2028 end'
@@ -45,9 +45,10 @@ RECORDS: list[list[Any]] = [
 ]
 
 
-def written(root: Path, records: list[Any], name: str = "part.parquet", **more: Any) -> Rows[Any]:
-    of = type(records[0])
-    return Rows(of=record_name(of), parts=(write_part(root, name, records, of, **more),), root=root)
+def written(root: Path, records: list[Any], folder: str = "t", failures: Sequence[Failure] = ()) -> Rows[Any]:
+    table = Table(root, folder, type(records[0]))
+    table.add(records, failures)
+    return table.rows()
 
 
 @pytest.mark.parametrize("records", RECORDS, ids=lambda r: type(r[0]).__name__)
@@ -58,8 +59,8 @@ def test_every_record_comes_back_as_it_was(records: list[Any], tmp_path: Path) -
 
 
 def test_no_rows_are_a_table_too(tmp_path: Path) -> None:
-    part = write_part(tmp_path, "none.parquet", [], Lesson)
-    assert read_part(tmp_path, part, Lesson) == [] and part.n == 0
+    for rows in (write_rows(tmp_path, "none", Lesson, []), Table(tmp_path, "never", Lesson).rows()):
+        assert list(rows) == [] and len(rows) == 0 and not list(rows.failures())
 
 
 def test_a_table_travels_without_its_folder_and_is_found_in_another(tmp_path: Path) -> None:
@@ -72,21 +73,21 @@ def test_a_table_travels_without_its_folder_and_is_found_in_another(tmp_path: Pa
 
 
 def test_the_digest_is_over_the_records_and_not_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = written(tmp_path, RECORDS[0], "one.parquet")
+    one = written(tmp_path, RECORDS[0], "one")
     plain: Callable[..., None] = pq.write_table
     monkeypatch.setattr(pq, "write_table", lambda table, path, **_: plain(table, path, compression="none"))
-    two = written(tmp_path, RECORDS[0], "two.parquet")
-    assert one.parts[0].sha256 != two.parts[0].sha256
-    assert one.digest == two.digest
+    two = written(tmp_path, RECORDS[0], "two")
+    assert one.path(0).read_bytes() != two.path(0).read_bytes()
     lines = b"\n".join(to_json(r) for r in RECORDS[0])
-    assert one.parts[0].digest == hashlib.sha256(lines).hexdigest()
+    part = hashlib.sha256(lines).hexdigest()
+    assert one.digest == two.digest == hashlib.sha256(part.encode()).hexdigest()
 
 
 def test_another_record_another_order_or_another_failure_is_another_digest(tmp_path: Path) -> None:
     a, b = RECORDS[0]
     failure = [Failure(item="i", where="w", error="e")]
     digests = {
-        written(tmp_path, records, f"{i}.parquet", failures=failures).digest
+        written(tmp_path, records, f"{i}", failures).digest
         for i, (records, failures) in enumerate([([a, b], []), ([b, a], []), ([a], []), ([a, b], failure)])
     }
     assert len(digests) == 4
@@ -94,29 +95,78 @@ def test_another_record_another_order_or_another_failure_is_another_digest(tmp_p
 
 def test_a_scalar_is_a_column_for_other_programs_and_a_nested_record_is_json(tmp_path: Path) -> None:
     written(tmp_path, [ATTEMPT])
-    found = pq.ParquetFile(tmp_path / "part.parquet").read().to_pylist()[0]
+    found = pq.ParquetFile(tmp_path / "t/part-00000.parquet").read().to_pylist()[0]
     assert found["text"] == WORDS and found["token_ids"] == [1, 2] and found["sample"] == 0
     assert found["turns"].startswith('[{"role":"system"')
 
 
 def test_reading_is_part_by_part(tmp_path: Path) -> None:
-    parts = tuple(write_part(tmp_path, f"{i}.parquet", RECORDS[0], Problem) for i in range(2))
-    rows: Rows[Problem] = Rows(of=record_name(Problem), parts=parts, root=tmp_path)
-    (tmp_path / "1.parquet").unlink()
+    rows = write_rows(tmp_path, "t", Problem, RECORDS[0] * 2, shard=2)
+    rows.path(1).unlink()
     assert len(rows) == 4 and rows.digest  # cost no reading
     shards = rows.shards()
     assert next(shards) == RECORDS[0]
-    with pytest.raises(DamagedRows, match=r"1\.parquet is missing"):
+    with pytest.raises(DamagedRows, match=r"part-00001\.parquet is missing"):
         next(shards)
+
+
+def numbered(root: Path) -> Rows[Verdict]:
+    """Nine verdicts in parts of four, four and one."""
+    return write_rows(root, "t", Verdict, [Verdict(label="right", by=f"{i}") for i in range(9)], shard=4)
+
+
+def test_a_table_is_a_sequence_that_reads_what_it_is_asked_for(tmp_path: Path) -> None:
+    rows = numbered(tmp_path)
+    assert [rows[i].by for i in (0, 3, 4, 8, -1, -9)] == ["0", "3", "4", "8", "8", "0"]
+    assert [v.by for v in rows[2:6]] == ["2", "3", "4", "5"] and rows[9:] == []
+    assert list(rows.column("by")) == [str(i) for i in range(9)]
+    with pytest.raises(IndexError):
+        rows[9]
+
+
+def test_some_rows_of_a_table_are_a_sequence_too(tmp_path: Path) -> None:
+    even = where(numbered(tmp_path), lambda v: int(v.by) % 2 == 0)
+    assert len(even) == 5 and [v.by for v in even] == ["0", "2", "4", "6", "8"]
+    assert even[-1].by == "8" and [v.by for v in even[:2]] == ["0", "2"]
+
+
+def test_a_table_that_is_being_made_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = numbered(tmp_path)
+    table = Table(tmp_path, "t", Verdict)
+    assert table.rows() == whole
+    with (tmp_path / "t/parts.jsonl").open("ab") as f:
+        f.write(b'[1,0,"torn by a ki')
+    table = Table(tmp_path, "t", Verdict)
+    table.add([Verdict(label="wrong", by="9")])
+    assert [v.by for v in table.rows()] == [str(i) for i in range(10)]
+    assert Table(tmp_path, "t", Verdict).rows() == table.rows() != whole
+    assert [v.by for v in whole] == [str(i) for i in range(9)], "what was handed out stays what it was"
+
+
+@pytest.mark.parametrize("damage", [b"", b'[4,0,"x","y"]\n', b"torn", None])
+def test_a_damaged_list_of_parts_is_named(damage: bytes | None, tmp_path: Path) -> None:
+    rows = numbered(tmp_path)
+    path = tmp_path / "t/parts.jsonl"
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.raises(DamagedRows, match=r"parts\.jsonl"):
+        list(rows)
+
+
+def test_parts_that_changed_places_are_named(tmp_path: Path) -> None:
+    rows = numbered(tmp_path)
+    one, two = rows.path(0), rows.path(1)
+    one.rename(tmp_path / "aside"), two.rename(one), (tmp_path / "aside").rename(two)
+    with pytest.raises(DamagedRows, match=r"part-00000\.parquet is not the file that was written"):
+        list(rows)
 
 
 def test_a_flipped_byte_is_named(tmp_path: Path) -> None:
     rows = written(tmp_path, RECORDS[0])
-    path = tmp_path / "part.parquet"
+    path = rows.path(0)
     content = bytearray(path.read_bytes())
     content[20] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DamagedRows, match=r"part\.parquet is not the file that was written"):
+    with pytest.raises(DamagedRows, match=r"part-00000\.parquet is not the file that was written"):
         list(rows)
 
 
@@ -124,16 +174,16 @@ FAILED = [Failure(item="a", where="teach", error=WORDS), Failure(item="b", where
 
 
 def test_failures_lie_beside_their_part(tmp_path: Path) -> None:
-    rows = written(tmp_path, RECORDS[0], failures=FAILED)
+    rows = written(tmp_path, RECORDS[0], "t", FAILED)
     assert list(rows) == RECORDS[0] and list(rows.failures()) == FAILED and rows.failed == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}\n{}\n", b"torn", None])
 def test_damaged_failures_are_named(damage: bytes | None, tmp_path: Path) -> None:
-    rows = written(tmp_path, RECORDS[0], failures=FAILED)
-    path = tmp_path / "part.failures.jsonl"
+    rows = written(tmp_path, RECORDS[0], "t", FAILED)
+    path = tmp_path / "t/part-00000.failures.jsonl"
     path.unlink() if damage is None else path.write_bytes(damage)
-    with pytest.raises(DamagedRows, match=r"part\.failures\.jsonl"):
+    with pytest.raises(DamagedRows, match=r"part-00000\.failures\.jsonl"):
         list(rows.failures())
 
 
@@ -156,7 +206,7 @@ def anything(value: object) -> Any:
 def test_what_could_not_be_read_back_is_never_written(wrong: Lesson, field: str, tmp_path: Path) -> None:
     """A part with such a record would be refused by every later start of its run."""
     with pytest.raises(TypeError, match=field):
-        write_part(tmp_path, "part.parquet", [Lesson(), wrong], Lesson)
+        write_rows(tmp_path, "t", Lesson, [Lesson(), wrong])
     assert not list(tmp_path.iterdir())
 
 
@@ -168,7 +218,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(pq, "write_table", half)
     with pytest.raises(OSError, match="disk full"):
         written(tmp_path, RECORDS[0])
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "t").iterdir())
 
 
 def test_a_file_is_replaced_whole_or_keeps_what_it_had(tmp_path: Path) -> None:
@@ -191,7 +241,3 @@ def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "fsync", fsync)
     atomic_write(path, b"x")
     assert seen == [(False, False), (True, True)], "first the content, then the rename, then the folder's entry"
-
-
-def test_a_part_says_what_it_is() -> None:
-    assert {"path", "n", "digest", "sha256", "failed"} == set(Part.__dataclass_fields__)

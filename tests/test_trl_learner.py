@@ -98,11 +98,11 @@ import sys
 from pathlib import Path
 from tutorloop.agents.roles import Job, RoleSpec
 from tutorloop.agents.trl_learner import TrlLearner
-from tutorloop.evals.rows import Part, Rows
+from tutorloop.evals.rows import Rows
 
-root, model, part = Path(sys.argv[1]), sys.argv[2], Part(**eval(sys.argv[3]))
+root, model, stored = Path(sys.argv[1]), sys.argv[2], eval(sys.argv[3])
 learner = TrlLearner(RoleSpec(role="learner", engine="transformers", root=root, model=model))
-base, rows = learner.hello().base, Rows(of="policies.records:Example", parts=(part,), root=root.parent)
+base, rows = learner.hello().base, Rows(**{**stored, "root": root.parent})
 sft = learner.train(Job(loss="sft", start=base, reference=None, examples=rows, name="a"))
 dpo = learner.train(Job(loss="dpo", start=sft.state, reference=base, examples=rows, name="b"))
 print(sft.state.digest, dpo.state.digest)
@@ -115,11 +115,11 @@ assert constants.HF_HUB_DISABLE_TELEMETRY  # TRL tells Hugging Face about every 
 def test_the_same_jobs_in_two_fresh_processes_give_the_same_digests_and_files(
     job: Callable[..., Job], tiny: Path, tmp_path: Path
 ) -> None:
-    part = repr(vars(job().examples.parts[0]))
+    stored = repr({**vars(job().examples), "root": ""})
     running: list[subprocess.Popen[str]] = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        args = [sys.executable, "-c", ALONE, str(tmp_path / name), str(tiny), part]
+        args = [sys.executable, "-c", ALONE, str(tmp_path / name), str(tiny), stored]
         environment = {**os.environ, "PYTHONHASHSEED": str(len(running)), "HF_HUB_DISABLE_TELEMETRY": "0"}
         running.append(subprocess.Popen(args, stdout=subprocess.PIPE, text=True, env=environment))
     one, two = (process.communicate()[0].split() for process in running)
