@@ -41,6 +41,7 @@ from ..evals.arithmetic.columns import Column, Line, next_column, parse_line, re
 _PROBLEM = re.compile(r"[\s>*_`#-]*(?:[A-Za-z][\w' ]{0,30}[:.)]|\d{1,3}[.)])?[\s*_`]*(.*?)[\s*_`=?]*")
 _ROW = re.compile(r"[\s>*_`]*(?:[A-Za-z][\w' ]{0,30}:|\d{1,3}[.)]|[-*])?[\s*_`]*(.*?)[\s*_`]*")
 _ANSWER = re.compile(r"=\s*\d+")
+_WIDTH = 200  # of a line that is read: the patterns above try every end of what a line begins with
 
 
 def find(prompt: str) -> tuple[str, str] | None:
@@ -52,7 +53,7 @@ def find(prompt: str) -> tuple[str, str] | None:
     True
     """
     question, rows = "", list[str]()
-    for row in prompt.splitlines():
+    for row in (line[:_WIDTH] for line in prompt.splitlines()):
         if not question:
             match = _PROBLEM.fullmatch(row)
             question = "".join(match[1].split()) if match and read(match[1]) else ""

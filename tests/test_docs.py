@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-FOLDERS = ("evals", "evals/arithmetic", "policies", "agents", "loops")
+FOLDERS = ("evals", "evals/arithmetic", "evals/graders", "policies", "agents", "loops")
 MODULES = [
     ".".join(("tutorloop", *path.relative_to(ROOT).with_suffix("").parts))
     for folder in FOLDERS
@@ -60,6 +60,6 @@ def test_every_file_that_the_readme_names_is_there() -> None:
     named = set(re.findall(r"\b(\w+\.py)\b", listed))
     there = {p.name for folder in FOLDERS for p in (ROOT / folder).glob("*.py")}
     assert named <= there
-    # The arithmetic world is one line of the tree.
-    world = {p.name for p in (ROOT / "evals" / "arithmetic").glob("*.py")}
-    assert there - named <= world | {"__init__.py"}
+    # The arithmetic world and the graders are one line of the tree each.
+    inner = {p.name for folder in ("arithmetic", "graders") for p in (ROOT / "evals" / folder).glob("*.py")}
+    assert there - named <= inner | {"__init__.py"}

@@ -1,11 +1,6 @@
 """What counts as a right answer, on what students write and on what they write to break a grader."""
 
-import json
-import os
-import time
-from collections import Counter
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 
@@ -63,6 +58,15 @@ RIGHT_NUMBERS = [
     ("７５", "75"),
     ("$14{,}916$", "14916"),
     (".5", "1/2"),
+    ("It is negative 5.", "-5"),
+    ("=‐5", "-5"),
+    ("2 and 1/2 hours", "2.5"),
+    ("5 hundred", "500"),
+    ("the answer is ٤٢", "42"),
+    ("1\u200b0", "10"),
+    ("the ratio 12/15=.8", "0.8"),
+    ("He spends $50, because 50 < 52", "50"),
+    ("holds 12 200-page books.", "200"),
     ("It is 5.", "5.0"),
     ("1.3333333333333335 feet", "1.3333333333333333"),
     ("0.1 + 0.2 = 0.30000000000000004", "0.3"),
@@ -100,6 +104,13 @@ def test_without_a_mark_the_last_clause_is_taken_at_its_result(said: str, result
         ("0.28%", "28%"),
         ("-3", "3"),
         ("5 ... \n -3", "3"),
+        ("The answer is negative 5", "5"),
+        ("#### 2 and 1/2", "2"),
+        ("1\u200b0", "1"),
+        ("He has 7. The answer is ٤٢.", "7"),
+        ("1٫5", "1"),
+        ("It costs $1000000000000000.00", "1000000000000001"),
+        ("12345678901234.5", "12345678901230"),
     ],
 )
 def test_another_number_is_wrong(said: str, gold: str) -> None:
@@ -108,10 +119,62 @@ def test_another_number_is_wrong(said: str, gold: str) -> None:
 
 @pytest.mark.parametrize(
     ("said", "gold"),
-    [("0+72", "72"), ("=0+72", "72"), ("=502-0", "0"), ("I get 3 * 4", "4"), (r"\boxed{x + 1}", "1")],
+    [
+        ("0+72", "72"),
+        ("=0+72", "72"),
+        ("=502-0", "0"),
+        ("I get 3 * 4", "4"),
+        (r"\boxed{x + 1}", "1"),
+        ("#### 3 times 4", "3"),
+        ("#### 3 plus 4", "3"),
+        ("#### 10 divided by 2", "10"),
+        ("#### 5 mod 3", "5"),
+        ("The answer is log 5", "5"),
+        ("#### sqrt(5)", "5"),
+    ],
 )
 def test_a_sum_that_was_left_undone_is_no_answer(said: str, gold: str) -> None:
     assert ask(said, gold) == "unparsed"
+
+
+@pytest.mark.parametrize(
+    ("said", "gold"),
+    [
+        ("#### 1,5", "1"),
+        ("5.000,00", "5"),
+        ("The answer is 12 500", "12"),
+        ("#### 12 500", "500"),
+        ("12'500", "12"),
+        ("#### 12:30", "12"),
+        ("#### 1.2.3", "1.2"),
+        ("The answer is 2 and a half", "2"),
+    ],
+)
+def test_a_piece_of_something_longer_is_no_answer(said: str, gold: str) -> None:
+    assert ask(said, gold) == "unparsed"
+
+
+@pytest.mark.parametrize("said", ["#### > 5", r"\boxed{\ge 5}", "x ≤ 5", "#### ±5", r"\boxed{\pm 5}"])
+def test_a_bound_is_no_answer(said: str) -> None:
+    assert ask(said, "5") == "unparsed"
+
+
+@pytest.mark.parametrize(
+    ("said", "gold"),
+    [
+        ("Of 12 apples 8 are left. The answer is four.", "8"),
+        ("Of 12 apples 8 are left.\nAnswer: four", "8"),
+        ("3 * 3 = 9. The answer is 3 * 4.", "9"),
+        ("It is 9. The answer is x - 3.", "9"),
+    ],
+)
+def test_no_other_number_stands_in_for_a_marked_answer_that_cannot_be_read(said: str, gold: str) -> None:
+    assert ask(said, gold) == "unparsed"
+
+
+@pytest.mark.parametrize("said", ["The answer is not 5.", "#### not 5", "It is 5. The answer is certainly not 5"])
+def test_an_answer_that_is_denied_is_not_given(said: str) -> None:
+    assert ask(said, "5") == "unparsed"
 
 
 def test_a_fraction_copied_from_the_question_is_wrong_unless_it_is_in_lowest_terms() -> None:
@@ -119,6 +182,7 @@ def test_a_fraction_copied_from_the_question_is_wrong_unless_it_is_in_lowest_ter
     assert ask("=4/8", "1/2", question="Simplify 4/8.") == "wrong"
     assert ask("=4/8", "1/2", question="Half of it, please.") == "right"
     assert ask("1/2", "1/2", question="Which is larger, 1/2 or 1/3?") == "right"
+    assert ask("2 1/2", "5/2", question="Which is larger, 2 1/2 or 1/3?") == "right"
 
 
 @pytest.mark.parametrize("said", ["", "   ", "no idea", "COVID-19", "m2", "the 5th", r"\boxed{8\sqrt{6}}", "=1/0"])
@@ -164,6 +228,9 @@ def test_the_strict_grader_does_not_take_a_bare_one(said: str) -> None:
         ("The answer is for sure C, it can't be A or B", "right"),
         ("Answer: A train needs longer, so (C).", "right"),
         ("The answer is (B), not (C)", "wrong"),
+        ("The answer is not C", "unparsed"),
+        ("The answer is neither B nor C", "unparsed"),
+        ("The answer is not A. It must be (C)", "right"),
         ("I think it is the third", "unparsed"),
         ("A fish cannot.", "unparsed"),
     ],
@@ -185,6 +252,8 @@ def test_choices(said: str, label: str) -> None:
         ("yes", "wrong"),
         ("The answer is Yes, there is no doubt", "wrong"),
         ("There is no way to know", "unparsed"),
+        ("The answer is neither yes nor no", "unparsed"),
+        ("The answer is not easily found. But it is no.", "right"),
     ],
 )
 def test_booleans(said: str, label: str) -> None:
@@ -210,39 +279,6 @@ def test_booleans(said: str, label: str) -> None:
 )
 def test_texts(said: str, gold: str, label: str) -> None:
     assert ask(said, gold, kind="text") == label
-
-
-HOSTILE = {
-    "many digits": "9" * 100_000,
-    "many digits, marked": "I think\n=" + "9" * 100_000,
-    "400 boxes": r"\boxed{41}" * 399 + r" \boxed{43}",
-    "nested boxes": r"\boxed{" * 2_800,
-    "a tower of exponents": "#### 9^9^9^9^9^9^9",
-    "a huge exponent": "The answer is 1e999999999",
-    "a huge power": r"\boxed{1 \times 10^{999999999}}",
-    "an exponent of many digits": "=1e" + "9" * 5_000,
-    "many marks": "the answer is " * 1_400,
-    "a mark of many words": "answer to " * 1_900,
-    "many sums": "1+" * 9_000,
-    "many slashes": "1/" * 9_000,
-    "many results": "= 5 " * 4_900,
-    "many commas": "1,111" * 3_900,
-    "many fractions": r"\frac{" * 3_300,
-    "many blanks": "answer" + " " * 100_000,
-    "many lines": "=\n" * 50_000,
-    "letters that unfold": "\ufdfa " * 9_000,
-    "half a letter": "\ud800\x00 7",
-}
-
-
-@pytest.mark.parametrize("kind", ["number", "choice", "boolean", "text"])
-@pytest.mark.parametrize("said", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_text_is_answered_at_once_and_never_right(said: str, kind: Kind) -> None:
-    gold = {"number": "42", "choice": "Q", "boolean": "yes", "text": "Rome"}[kind]
-    start = time.process_time()
-    label = ask(said, gold, kind=kind)
-    assert time.process_time() - start < 0.5
-    assert label in ("wrong", "unparsed")
 
 
 def test_a_number_too_long_to_be_meant_does_not_let_an_earlier_one_through() -> None:
@@ -314,27 +350,3 @@ def test_an_attempt_at_another_problem_is_refused() -> None:
             Gold(problem="a", answer="1"),
             Attempt(problem="b", text="=1", finish="stop", state=""),
         )
-
-
-def _shared() -> Path:
-    return Path(os.environ.get("TUTORLOOP_SHARED") or Path(__file__).resolve().parents[2] / "shared")
-
-
-def test_it_agrees_with_labelled_answers_of_other_projects() -> None:
-    """Final answers of real models, with verdicts by the projects that published them; no part of the repository."""
-    path = _shared() / "data" / "grader_cases" / "grader_cases_public.jsonl"
-    if not path.exists():
-        pytest.skip("NOT CHECKED against labelled answers: point TUTORLOOP_SHARED at a folder with data/grader_cases")
-    kinds: dict[str, Kind] = {"numeric": "number", "choice": "choice", "text": "text"}
-    asked, accepted, refused = Counter[Kind](), Counter[Kind](), Counter[Kind]()
-    for row in map(json.loads, path.read_text().splitlines()):
-        if row["kind"] != "final_answer":
-            continue
-        kind = kinds[row["answer_type"]]
-        right = ask(row["output"], row["gold"], kind=kind, question=row["question"]) == "right"
-        asked[kind] += 1
-        accepted[kind] += right and not row["expected"]
-        refused[kind] += row["expected"] and not right
-    assert asked["number"] > 1_000
-    for kind, n in asked.items():
-        assert accepted[kind] + refused[kind] <= 0.005 * n, (kind, n, accepted[kind], refused[kind])

@@ -16,7 +16,8 @@ from the lines *as written*, right or wrong. A line is right when it is what tha
 therefore found where it is made, and what follows it is judged by what follows from it.
 
 Not covered: numbers above 9999, more than two operands, negative results, multiplication, and work in any other
-layout. A line that is true but not due (`0+72 put 72`) is wrong here.
+layout. A line that is true but not due (`0+72 put 72`) is wrong here. Of a work of more than 100 lines the first 100
+are recomputed, and it is not readable.
 """
 
 import re
@@ -26,9 +27,10 @@ from typing import Literal
 
 Sign = Literal["+", "-"]
 
-_QUESTION = re.compile(r"\s*(\d{1,4})\s*([+-])\s*(\d{1,4})\s*")
-_LINE = re.compile(r"(\d{1,2}(?:[+-]\d{1,2})*)(?: take (\d{1,2}))? put (\d{1,2})(?: carry (\d))?")
-_ANSWER = re.compile(r"=\d+")
+_QUESTION = re.compile(r"\s*([0-9]{1,4})\s*([+-])\s*([0-9]{1,4})\s*")
+_LINE = re.compile(r"([0-9]{1,2}(?:[+-][0-9]{1,2}){0,9})(?: take ([0-9]{1,2}))? put ([0-9]{1,2})(?: carry ([0-9]))?")
+_ANSWER = re.compile(r"=[0-9]+")
+_ROWS = 100  # of a work; six can be due
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +234,8 @@ class WorkCheck:
     """
 
     readable: bool
-    """Question and every line are in the notation. Otherwise nothing was learnt about the arithmetic."""
+    """Question and every line are in the notation, a hundred lines at most. Otherwise little was learnt about the
+    arithmetic."""
     steps: int
     """Column lines that could be recomputed."""
     first_wrong: int | None
@@ -270,14 +273,15 @@ def check_work(question: str, work: str) -> WorkCheck:
     False
     """
     exercise = read(question)
-    rows = [" ".join(row.split()) for row in work.splitlines() if row.strip()]
+    written = [row for row in work.splitlines() if row.strip()]
+    rows = [" ".join(row.split()) for row in written[:_ROWS]]
     if exercise is None:
         return WorkCheck(readable=False, steps=0, first_wrong=None, derives=(), follows=False, finished=False)
     lines: list[Line] = []
     derives: list[bool] = []
     first_wrong: int | None = None
     at_fault = ""
-    readable, answered, follows = bool(rows), False, False
+    readable, answered, follows = 0 < len(written) <= _ROWS, False, False
     for index, row in enumerate(rows):
         due = "" if answered else _due(exercise, lines)  # after the answer, nothing is
         if row != due and first_wrong is None:

@@ -9,10 +9,12 @@ behind it counts, so that showing many guesses is worth one. Then *what*: a numb
   number comes to: the number behind its last `=` or "total of", else its last number. `strict_number` wants a mark.
   Side by side they show how much of an accuracy is reading and how much is arithmetic.
 - Numbers are compared exactly, as fractions: 0.5 is 1/2 is 50 %, and 0.33 is not 1/3. No tolerance, no rounding, with
-  one exception: a decimal of 15 or more digits is a float that some program printed, and 12 of its digits count
-  (0.30000000000000004 is 0.3). A unit is ignored, so "50%" also answers a gold of 50.
+  one exception: a number of 15 or more digits, ten of them behind the point, is a float that some program printed, and
+  12 of its digits count (0.30000000000000004 is 0.3). A unit is ignored, so "50%" also answers a gold of 50.
 - A sum that was left undone is no answer: `0+72` does not answer "0+72", though its last number is right. Nor is a
   fraction right that is not in lowest terms and was copied from the question (`84/12`); others count by value.
+- What cannot be read for certain is no answer: a piece of something longer (`1,5`, `12 500`, `12:30`), a bound (`> 5`),
+  what is denied ("not 5"). Where a marked answer cannot be read, nothing else in the text stands in for it.
 
 Labels. `truncated`: the token limit cut the attempt off, and this goes before everything else. Even a complete marked
 answer does not rescue it: what would have followed could have replaced it, and a student that never stops has not
@@ -21,12 +23,13 @@ and it is not the gold. A gold that the grader itself cannot read is the data se
 finds such rows beforehand.
 
 Hostile text is bounded, not trusted: the last 20,000 characters are read, at most 50 marks are tried, and a number of
-more than 400 characters or with a power of ten beyond 400 is never converted.
+more than 400 characters or with a power of ten beyond 400 is never converted. docs/graders.md has every such bound, how
+far the graders agree with other projects' labels, and what is known to be read wrongly.
 
 Not covered: numbers in words ("four"), decimal commas (0,30), digits grouped by blanks or apostrophes, clock times and
 ratios, roots, pi, intervals, sets and algebra (that is mathematical equality, another grader), units that need
-converting, an option named by its text instead of its letter, a negation other than "not true". A text answer must be
-the gold's words: no synonyms. Programs and dialogues have no grader here.
+converting, an option named by its text instead of its letter, a negation of yes and no other than "not". A text answer
+must be the gold's words: no synonyms. Programs and dialogues have no grader here.
 """
 
 from .grading import GRADERS, final_answer, grade

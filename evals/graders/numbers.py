@@ -16,19 +16,33 @@ _ATOM = re.compile(
     (?:[eE](?P<e>[+-]?[0-9]+)(?![A-Za-z0-9])|\ ?[*x]\ ?10\ ?\^\ ?\{?(?P<ten>[+-]?[0-9]+)\}?)?""",
     re.VERBOSE,
 )
-_JOIN = re.compile(r"[ )\]}$€£%]*(?:\*\*|[-+*/^·]|(?<= )x(?= ))[ (\[{$€£-]*|[:._x]")
-"""Between two operands."""
+_JOIN = re.compile(
+    r"[ )\]}$€£%]*(?:\*\*|[-+*/^·]|(?<= )(?:x|plus|times|divided by|mod)(?= ))[ (\[{$€£-]*"  # between two operands
+    r"|[:._x,'’]"  # within 12:30, 1.2.3, 1,5 and 12'500
+)
 _UNARY = re.compile(r"(?:[=(<>:,]|\bis)\ ?\Z")
 """Before a minus sign that stands apart from its number (elsewhere it is a dash, or the dot of a list)."""
 _PART_OF_WORK = re.compile(
     r"[A-Za-z_]-?\Z"  # m2, COVID-19
     r"|(?:\b[A-Za-z]|[)\]}])\ ?[-+*/^]\ [(\[{$]*\Z|[A-Za-z)\]}][-+*/^][(\[{$]*\Z"  # x - 5, n/4, m^2
     r"|\\(?!boxed|fbox)[A-Za-z]+\ ?[(\[{]\Z|[}\]]\{\Z|√\(?\Z"  # \sqrt{2}, \sqrt[3]{8}
+    r"|[A-Za-z]\(\Z|\b(?:sqrt|log|ln|sin|cos|tan) \Z"  # f(5), log 5
+    r"|(?:\A|\s)[<>]=?\ ?\Z|[≤≥≠±]\ ?\Z|\\(?:[gl]eq?|[gl]t|neq?|pm)\ ?\Z"  # > 5, ±5
 )
-_COEFFICIENT = re.compile(r"\ ?(?:\\(?:sqrt|pi|log|ln|sin|cos|tan|binom|infty)\b|[π√])|(?:st|nd|rd|th)\b")
-_UNIT = re.compile(r"[ $}]{0,3}(?:(?P<percent>%|(?:percent|percentage|pct)\b)|(?P<scale>thousand|million|billion)\b)")
-_SCALES = {"thousand": Fraction(10**3), "million": Fraction(10**6), "billion": Fraction(10**9)}
+_COEFFICIENT = re.compile(
+    r"\ ?(?:\\(?:sqrt|pi|log|ln|sin|cos|tan|binom|infty)\b|[π√])|(?:st|nd|rd|th)\b"
+    r"| and (?:a|one)[ -](?:half|third|quarter)\b"
+)
+_SCALES = {
+    "hundred": Fraction(100),
+    "thousand": Fraction(10**3),
+    "million": Fraction(10**6),
+    "billion": Fraction(10**9),
+    "trillion": Fraction(10**12),
+}
+_UNIT = re.compile(rf"[ $}}]{{0,3}}(?:(?P<percent>%|(?:percent|percentage|pct)\b)|(?P<scale>{'|'.join(_SCALES)})\b)")
 _DIGIT = re.compile(r"[0-9]")
+_LONG_DECIMAL = re.compile(r"[^.]*\.[0-9]{9,}[1-9]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +63,9 @@ class Reading:
 
     @property
     def printed(self) -> bool:
-        """A decimal of 15 or more digits: a program's float, whose last digits mean nothing."""
-        return "." in self.text and "/" not in self.text and len(_DIGIT.findall(self.text)) >= 15
+        """Of 15 or more digits, ten of them behind the point: a program's float, whose last digits mean nothing."""
+        number = _LONG_DECIMAL.match(self.text)
+        return number is not None and "/" not in self.text and len(_DIGIT.findall(number[0])) >= 15
 
     def equals(self, other: "Reading") -> bool:
         """Exactly; a factor that only one of the two has may be read either way.
@@ -93,10 +108,10 @@ def read_number(said: str) -> Reading | None:
 
 
 def readings(said: str) -> list[Reading]:
-    """Every number that stands for itself, in order. Operands of a sum do not.
+    """Every number that stands for itself, in order. Operands of a sum do not, nor pieces of something longer.
 
-    >>> [r.text for r in readings("3 boxes: 3 * 12 = 36 and 1/2, or 2 1/2, of x - 5")]
-    ['3', '36', '1/2', '2 1/2']
+    >>> [r.text for r in readings("3 boxes: 3 * 12 = 36 and 1/2, or 2 1/2, of x - 5, at 12:30 for 1 000")]
+    ['3', '36 and 1/2', '2 1/2']
     """
     found: list[Reading] = []
     for run in _runs(said):
@@ -110,10 +125,10 @@ def readings(said: str) -> list[Reading]:
 
 
 def _runs(said: str) -> Iterator[list[re.Match[str]]]:
-    """Numbers that operators join."""
+    """Numbers that operators join, or that are glued together."""
     run: list[re.Match[str]] = []
     for atom in _ATOM.finditer(said):
-        if run and not _joined(said, run[-1].end(), atom.start("digits")):
+        if run and not _joined(said, run[-1], atom):
             yield run
             run = []
         run.append(atom)
@@ -121,8 +136,12 @@ def _runs(said: str) -> Iterator[list[re.Match[str]]]:
         yield run
 
 
-def _joined(said: str, end: int, start: int) -> bool:
-    return start - end <= 20 and _JOIN.fullmatch(said, end, start) is not None
+def _joined(said: str, one: re.Match[str], other: re.Match[str]) -> bool:
+    between = said[one.end() : other.start("digits")]
+    if between == " ":  # 12 500 may be one number or two; 12 200-page books are two
+        group = len(other["digits"]) == 3 and other["digits"].isdigit() and not said.startswith("-", other.end())
+        return group and len(one["digits"]) <= 3
+    return len(between) <= 20 and _JOIN.fullmatch(between) is not None
 
 
 def _reading(said: str, run: Sequence[re.Match[str]]) -> Reading | None:
@@ -176,7 +195,8 @@ def _value(atom: re.Match[str]) -> Fraction | None:
 def _is_mixed(said: str, whole: Reading, part: Reading, run: Sequence[re.Match[str]]) -> bool:
     between = said[whole.end : part.start]
     proper = len(run) == 2 and part.value is not None and 0 < part.value < 1
-    return proper and between in ("", " ") and whole.value is not None and whole.text.lstrip("-$€£¥₹ ").isdigit()
+    added = between in ("", " ") or (between == " and " and not said.startswith(" of", part.end))
+    return proper and added and whole.value is not None and whole.text.lstrip("-$€£¥₹ ").isdigit()
 
 
 def _mixed(said: str, whole: Reading, part: Reading) -> Reading:

@@ -2,17 +2,22 @@
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from ..records import Attempt, Gold, Label, Problem, Verdict
 from .numbers import Reading, read_number, readings
-from .places import Place, places
+from .places import DENIAL, Place, places
 from .spelling import tidy
 from .verdicts import compared, verdict
 
 _RESULT = re.compile(r"(?:=|\btotal of) ?[$€£]?[( ]*\Z", re.IGNORECASE)
 _DIGIT = re.compile(r"[0-9]")
 _WORD = re.compile(r"[A-Za-z]{2,}")
-_DENIAL = re.compile(r"\b(?:not|wrong|incorrect)\b|n't\b", re.IGNORECASE)
+_IN_WORDS = re.compile(
+    r"\W*(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+    r"|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty)\b",
+    re.IGNORECASE,
+)
 _CLAUSE_END = re.compile(r"[.!?,;:](?=\s)|\n|\b(?:and|so|then|which|leaving|because|since)\b")
 
 
@@ -67,25 +72,36 @@ def _final_number(said: str, *, strict: bool) -> Reading | None:
     if alone is not None:
         return alone
     for place in places(said):
-        marked = _number_at(said, place, found)
-        if marked is not None or (place.kind == "made" and said[place.start : place.end].strip()):
-            return marked
+        what = _what(said, place)
+        if what == "answer":
+            return _first_clause(said, [r for r in found if place.start <= r.start < place.sentence])
+        if what == "denial":
+            return None if strict else _comes_to(said, [r for r in found if r.start >= place.sentence])
+        behind = [r for r in found if r.start >= place.start] if place.kind == "colon" else []
+        if behind:  # a solution
+            return _comes_to(said, behind)
+        if _IN_WORDS.match(said, place.start):
+            return None
     return None if strict else _comes_to(said, found)
 
 
-def _number_at(said: str, place: Place, found: Sequence[Reading]) -> Reading | None:
-    """The first number of the place, or what the solution behind an "Answer:" comes to.
+def _what(said: str, place: Place) -> Literal["answer", "denial", "other"]:
+    """What the sentence of a place gives. What it gives as the answer counts, or nothing: no other number stands in.
 
-    >>> said = "Answer: He has 3 boxes of 4 each. That makes 12."
-    >>> _number_at(said, next(places(said)), readings(said)).text
-    '12'
+    >>> for said in ("Answer: 3 * 4", "The answer is not 5.", "Answer: He has 3 boxes of 4. So 12."):
+    ...     _what(said, next(places(said)))
+    'answer'
+    'denial'
+    'other'
     """
     digit = _DIGIT.search(said, place.start, place.sentence)
     lead = said[place.start : digit.start() if digit else place.sentence]
-    words = len(_WORD.findall(lead))
-    if place.kind == "made" or (words <= (0 if place.kind == "colon" else 4) and not _DENIAL.search(lead)):
-        return _first_clause(said, [r for r in found if place.start <= r.start < place.sentence])
-    return _comes_to(said, [r for r in found if r.start >= place.start]) if place.kind == "colon" else None
+    if digit and DENIAL.search(lead):
+        return "denial"
+    if place.kind == "made":
+        return "answer" if lead.strip() or digit else "other"
+    few = 0 if place.kind == "colon" else 4
+    return "answer" if digit and len(_WORD.findall(lead)) <= few and not _IN_WORDS.match(lead) else "other"
 
 
 def _first_clause(said: str, inside: Sequence[Reading]) -> Reading | None:
@@ -136,5 +152,7 @@ def _copied(said: Reading, question: str) -> bool:
     """Whether the answer is a fraction of the question, not in lowest terms: the work is still to be done."""
     written = said.text.replace(" ", "")
     if said.value is None or "/" not in written or written == str(said.value):
+        return False
+    if said.text.endswith(f" {abs(said.value) % 1}"):  # 2 1/2
         return False
     return written in tidy(question).replace(" ", "")

@@ -14,6 +14,8 @@ _MARK = re.compile(
       \ ?(?:(?:is|are|was|(?:would|should|will|must)\ be)\b|[=:])(?:\ ?:)?""",
     re.IGNORECASE | re.VERBOSE,
 )
+DENIAL = re.compile(r"\b(?:not|neither|wrong|incorrect)\b|n't\b", re.IGNORECASE)
+"""Before an answer: this is not it."""
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 
 

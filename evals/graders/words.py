@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from ..records import Attempt, Gold, Label, Problem, Verdict
-from .places import Place, places
+from .places import DENIAL, Place, places
 from .spelling import tidy
 from .verdicts import compared, verdict
 
@@ -80,8 +80,14 @@ def letter(said: str) -> str:
         if len(bare) == 1 and bare.isalpha():
             return bare.upper()
         found = _LETTER.match(content) if place.kind == "colon" else _LETTER.search(content)
+        if found and DENIAL.search(content, 0, found.start()):
+            return _last_option(said[place.sentence :])
         if found or (place.kind == "made" and bare):
             return _option(found)
+    return _last_option(said)
+
+
+def _last_option(said: str) -> str:
     every = list(_LETTER.finditer(said))
     bracketed = [m for m in every if m["bracketed"]]
     return _option(*(bracketed or every)[-1:])
@@ -107,11 +113,18 @@ def truth(said: str) -> str:
     for place in places(said):
         content = said[place.start : place.sentence]
         found = _TRUTH.match(content) if place.kind == "colon" else _TRUTH.search(content)
+        if found and DENIAL.search(content, 0, found.start()):
+            return _last_truth(said[place.sentence :])
         if found or (place.kind == "made" and content.strip()):
             return _meaning(found)
     last_line = said[said.rfind("\n") + 1 :].strip(_AROUND)
+    alone = _TRUTH.fullmatch(last_line) or _TRUTH.match(said)
+    return _meaning(alone) if alone else _last_truth(said)
+
+
+def _last_truth(said: str) -> str:
     ends = list(_TRUTH_AT_END.finditer(said))
-    return _meaning(_TRUTH.fullmatch(last_line) or _TRUTH.match(said) or (ends[-1] if ends else None))
+    return _meaning(ends[-1] if ends else None)
 
 
 def _meaning(found: re.Match[str] | None) -> str:
