@@ -285,6 +285,11 @@ def test_a_number_too_long_to_be_meant_does_not_let_an_earlier_one_through() -> 
     assert ask("#### 42\n#### " + "9" * 10_000, "42") == "unparsed"
 
 
+def test_accents_piled_on_a_letter_are_dropped_beyond_the_eighth() -> None:
+    """Sorting them, as comparing wants it, takes time that grows with the square of the pile."""
+    assert ask("e" + "\u0301" * 9_000, "e" + "\u0301" * 8, kind="text") == "right"
+
+
 def test_half_a_number_is_never_read() -> None:
     """Only the end of a long attempt is read; were it cut within 1042, 42 would be right."""
     assert ask("1042" + " and" * 4_999 + "a", "42") == "unparsed"

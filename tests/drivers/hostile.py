@@ -40,6 +40,7 @@ TEXTS = {
     "a huge power": r"\boxed{1 \times 10^{999999999}}",
     "an exponent of many digits": "=1e" + "9" * MANY,
     "exponents as large as are read": "#### 1e400/7e-400",
+    "exponents beyond that": "=1e99999/3",
     "many exponents": "1e400 " * 4_000,
     "many marks": "the answer is " * 1_400,
     "marks that deny": "the answer is not 5 " * 1_000,
