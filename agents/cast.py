@@ -10,14 +10,17 @@ model, or last round's. A state is served only after the server's log-probabilit
 set agree with the trainer's, within the noise between the two that was measured at the start (`begin`). The evidence
 is stored, and a replica that was restarted proves itself against it before its first row.
 
-A role that dies or hangs is reported and replaced once for the call that it was lost in; a second loss ends the run.
+Where a role has several replicas (`seats.py`), all of them prove a state before any of them answers with it. What they
+answer does not depend on how many they are: the engines' batches are fixed, and what is made side by side is written in
+order (`lanes.py`).
 """
 
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -29,22 +32,9 @@ from ..evals.records import Problem, State
 from ..evals.rows import Rows, atomic_write
 from ..policies.records import Example, Marked
 from ..policies.rounds import Plan, Proof, RoundReport, Sheet
-from .roles import (
-    Canary,
-    Evidence,
-    Hello,
-    Host,
-    Job,
-    PublishError,
-    Readings,
-    Reply,
-    Request,
-    RoleDied,
-    RoleHung,
-    RoleSpec,
-    Trained,
-    largest_difference,
-)
+from .lanes import Lanes
+from .roles import Canary, Evidence, Job, PublishError, Readings, Reply, Request, Trained, largest_difference
+from .seats import Replica, Seat
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,32 +44,16 @@ SAME_BASE = 0.1
 """Nats. Two readings of one base differ by rounding; above this, trainer and server hold different models."""
 BATCH = 64
 """Requests in one call to an engine."""
+AHEAD = 2
+"""Shards in flight for each of several replicas: one is answered, and one is got ready or waits to be written."""
 
 
 class Shelf(Protocol):
     """Where tables are written, shard by shard; a finished shard is not made again."""
 
-    def shards(self, name: str, of: type[T], total: int, make: Callable[[int], Sequence[T]]) -> Rows[T]: ...
-
-
-@dataclass
-class Seat:
-    """A role's place in the run."""
-
-    spec: RoleSpec
-    host: Host
-    hello: Hello | None = None
-    proven: set[str] = field(default_factory=set)
-    """Names of the states that this incarnation has proven."""
-
-    def greet(self) -> Hello:
-        hello: Hello = self.hello or self.host.call("hello")
-        self.hello = hello
-        return hello
-
-    def replace(self) -> None:
-        self.host.restart()
-        self.hello, self.proven = None, set()
+    def shards(
+        self, name: str, of: type[T], total: int, make: Callable[[int], Sequence[T]], lanes: Lanes | None = None
+    ) -> Rows[T]: ...
 
 
 @dataclass
@@ -94,7 +68,7 @@ class Cast:
 
     def close(self) -> None:
         for seat in self.seats.values():
-            seat.host.close()
+            seat.close()
 
     # ---- answering
 
@@ -107,48 +81,61 @@ class Cast:
 
     def generate(self, member: str, state: State, requests: Sequence[Request]) -> list[Reply]:
         """Answers of a member of the cast in `state`, in order."""
-        seat = self.seats[member]
-        replies: list[Reply] = []
-        for i in range(0, len(requests), BATCH):
-            replies += self._answer(seat, state, "generate", state, list(requests[i : i + BATCH]))
-        return replies
+        batches = [list(requests[i : i + BATCH]) for i in range(0, len(requests), BATCH)]
+        lanes = self.lanes(member, state)
+        replies = lanes.run(lambda i: self._answer(member, state, "generate", state, batches[i]), range(len(batches)))
+        return list(chain.from_iterable(replies))
 
     def sit(self, pool: Sealed, serving: Mapping[str, State]) -> Sheet:
         """Let the student sit a sealed pool."""
-        seat, state = self.seats["evaluator"], serving["student"]
+        state = serving["student"]
         rows: Rows[Marked] = self.shelf.shards(
             f"sheets/{pool.name}/{state.name}",
             Marked,
             pool.shards,
-            lambda shard: self._answer(seat, state, "sit", pool, shard, state),
+            lambda shard: self._answer("evaluator", state, "sit", pool, shard, state),
+            self.lanes("evaluator", state),
         )
         return _sheet(pool.name, state, rows)
 
     def sit_all(self, pools: Sequence[Sealed], serving: Mapping[str, State]) -> dict[str, Sheet]:
         return {pool.name: self.sit(pool, serving) for pool in pools}
 
-    def _answer(self, seat: Seat, state: State, method: str, *args: Any) -> Any:
-        def ask() -> Any:
-            if state.name not in seat.proven:
-                self._prove(seat, self._evidence(state))
-            return seat.host.call(method, *args)
+    def lanes(self, member: str, state: State) -> Lanes:
+        """For a member's answers in `state`: as many as keep its replicas busy, of which each has proven the state.
 
-        return self._surviving(seat, ask)
+        The first time in a process it is for one thread alone: roles are started, all of them prove.
 
-    def _surviving(self, seat: Seat, ask: Callable[[], T]) -> T:
-        try:
-            return ask()
-        except (RoleDied, RoleHung) as e:
-            log.warning("%s\nA new %s takes its place.", e, seat.host.name)
-        seat.replace()
-        return ask()
+        Raises:
+            PublishError: a replica does not hold `state`. None of them has answered.
+        """
+        seat = self.seats[member]
+        if state.name not in seat.proven:
+            self._prove(seat, self._evidence(state))
+        replicas = len(seat.replicas)
+        return Lanes(AHEAD * replicas if replicas > 1 else 1)
+
+    def _answer(self, member: str, state: State, method: str, *args: Any) -> Any:
+        with self.seats[member].taken() as replica:
+
+            def ask() -> Any:
+                if state.name not in replica.proven:
+                    replica.prove(self._evidence(state))
+                return replica.call(method, *args)
+
+            return replica.surviving(ask)
 
     # ---- training
 
     def train(self, job: Job) -> Trained:
-        seat = self.seats["learner"]
-        trained: Trained = self._surviving(seat, lambda: seat.host.call("train", job))
+        learner = self._learner
+        trained: Trained = learner.surviving(lambda: learner.call("train", job))
         return trained
+
+    @property
+    def _learner(self) -> Replica:
+        (learner,) = self.seats["learner"].replicas
+        return learner
 
     # ---- publishing
 
@@ -158,45 +145,40 @@ class Cast:
         Raises:
             PublishError: trainer, student and evaluator do not hold the same base.
         """
-        learner, servers = self.seats["learner"], [self.seats["student"], self.seats["evaluator"]]
-        base = self._greet(learner).base
-        for seat in servers:
-            if (other := self._greet(seat).base).digest != base.digest:
-                raise PublishError(
-                    f"the {seat.host.name} holds another base ({other.digest[:12]}) than the trainer "
-                    f"({base.digest[:12]}). Give both the same `model` and `revision`."
-                )
+        servers = [replica for name in ("student", "evaluator") for replica in self.seats[name].replicas]
+        base = _common_base([self._learner, *servers])
         canaries = tuple(
             Canary(messages=p.messages, completion=p.question) for p in _first(course.practice.problems, CANARIES)
         )
-        mine = self._read(learner, base, canaries)
-        noise = max(largest_difference(mine, self._read(seat, base, canaries)) for seat in servers)
-        if noise > SAME_BASE:
+        mine = _read(self._learner, base, canaries)
+        apart = {server.name: largest_difference(mine, _read(server, base, canaries)) for server in servers}
+        worst = max(apart, key=lambda name: apart[name])
+        if apart[worst] > SAME_BASE:
             raise PublishError(
-                f"trainer and server differ by {noise:.2g} nats on the untouched base: they do not run the same model."
+                f"trainer and {worst} differ by {apart[worst]:.2g} nats on the untouched base: they do not run the "
+                "same model."
             )
-        self._store(Evidence(state=base, canaries=canaries, before=mine, after=mine, noise=noise))
-        teacher = self._greet(self.seats["teacher"]).base
+        self._store(Evidence(state=base, canaries=canaries, before=mine, after=mine, noise=apart[worst]))
+        teacher = _common_base(self.seats["teacher"].replicas)
         self._store(Evidence(state=teacher, canaries=(), before=(), after=(), noise=0.0))
         serving = {"student": base, "teacher": teacher}
         return RoundReport(number=0, quiz=self.sit(course.quiz, serving), candidate=base, serving=serving)
 
     def publish(self, plan: Plan, state: State, examples: Rows[Example]) -> Proof:
-        """Prove `state` to every server that will answer with it.
+        """Prove `state` to every server that will answer with it, each replica of it.
 
         Raises:
             PublishError: a server does not show what the trainer sees. Nothing is published.
         """
         if state == plan.serving[plan.learner]:
             return Proof(status="unchanged", state=state)
-        learner = self.seats["learner"]
         canaries = _canaries(examples)
-        before, after = (self._read(learner, s, canaries) for s in (plan.start, state))
+        before, after = (_read(self._learner, s, canaries) for s in (plan.start, state))
         noise = self._evidence(plan.start).noise
         evidence = Evidence(state=state, canaries=canaries, before=before, after=after, noise=noise)
         file = self._store(evidence)
         for name in dict.fromkeys((plan.learner, "evaluator")):
-            self._surviving(self.seats[name], partial(self._prove, self.seats[name], evidence))
+            self._prove(self.seats[name], evidence)
         small = evidence.effect <= evidence.tolerance
         if small:
             log.warning("%s: effect below noise (%.2g nats)", state.name, evidence.effect)
@@ -208,15 +190,9 @@ class Cast:
             canaries=file,
         )
 
-    def _greet(self, seat: Seat) -> Hello:
-        return self._surviving(seat, seat.greet)
-
-    def _read(self, seat: Seat, state: State, canaries: Sequence[Canary]) -> Readings:
-        readings: Readings = self._surviving(seat, lambda: seat.host.call("read", state, canaries))
-        return readings
-
     def _prove(self, seat: Seat, evidence: Evidence) -> None:
-        seat.host.call("prove", evidence)
+        for replica in seat.replicas:
+            replica.surviving(partial(replica.prove, evidence))
         seat.proven.add(evidence.state.name)
 
     def _store(self, evidence: Evidence) -> str:
@@ -227,6 +203,23 @@ class Cast:
     def _evidence(self, state: State) -> Evidence:
         found = TypeAdapter(Evidence).validate_json((self.root / f"proofs/{state.name}.json").read_bytes())
         return replace(found, state=state)
+
+
+def _common_base(replicas: Sequence[Replica]) -> State:
+    first, *others = replicas
+    base = first.surviving(first.greet).base
+    for replica in others:
+        if (other := replica.surviving(replica.greet).base).digest != base.digest:
+            raise PublishError(
+                f"{replica.name} holds another base ({other.digest[:12]}) than {first.name} ({base.digest[:12]}). "
+                "Give both the same `model` and `revision`."
+            )
+    return base
+
+
+def _read(replica: Replica, state: State, canaries: Sequence[Canary]) -> Readings:
+    readings: Readings = replica.surviving(lambda: replica.call("read", state, canaries))
+    return readings
 
 
 def _canaries(examples: Rows[Example]) -> tuple[Canary, ...]:

@@ -36,7 +36,7 @@ import ray
 from ray import exceptions as failed
 
 from .build import build
-from .roles import RoleDied, RoleHung, RoleSpec
+from .roles import RoleDied, RoleHung, RoleSpec, devices
 
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 """Variables of the driver's environment that a role sees wherever it runs; none of them is a secret."""
@@ -133,11 +133,12 @@ class Actor:
         self._start()
 
     def close(self) -> None:
-        if self.handle is not None:
-            ray.kill(self.handle, no_restart=True)
-            if self.pid and self._host == socket.gethostname():
-                _end(self.pid)  # one that is stopped, or stuck in C, would not hear Ray
-        self.handle, self.pid = None, 0
+        # Taken first: a thread that waits for an answer forgets the pid as soon as it hears of the death.
+        handle, pid, self.handle, self.pid = self.handle, self.pid, None, 0
+        if handle is not None:
+            ray.kill(handle, no_restart=True)
+            if pid and self._host == socket.gethostname():
+                _end(pid)  # one that is stopped, or stuck in C, would not hear Ray
 
     def _start(self) -> None:
         remote: Any = ray.remote(Holder)
@@ -228,12 +229,13 @@ class Holder:
 
 
 def _enough_gpus(specs: Iterable[RoleSpec]) -> None:
-    wanted = [(s.role, s.gpus) for s in specs if s.gpus]
-    total, there = sum(n for _, n in wanted), ray.cluster_resources().get("GPU", 0.0)
-    if total > there:
+    wanted = [s for s in specs if s.gpus]
+    told = ", ".join(f"{s.role} {f'{s.replicas} x ' if s.replicas > 1 else ''}{s.gpus:g}" for s in wanted)
+    needed, there = devices(wanted), ray.cluster_resources().get("GPU", 0.0)
+    if needed > there:
         raise ValueError(
-            f"the roles ask for {total:g} GPUs ({', '.join(f'{role} {n:g}' for role, n in wanted)}) and Ray has "
-            f"{there:g}. Ask for less, e.g. 0.3 of one each, or for none: `gpus` 0."
+            f"the roles ask for {needed} GPUs ({told}) and Ray has {there:g}. Ask for less, e.g. 0.3 of one each "
+            "(parts share a GPU where they fit), for fewer `replicas`, or for none: `gpus` 0."
         )
 
 

@@ -9,7 +9,7 @@ it has proven it, once per incarnation (`prove`): a replica that was restarted i
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -251,8 +251,36 @@ class RoleSpec:
     threads: int = 1
     """CPU threads. One, so that a sum is added up in the same order on every machine of a kind."""
     gpus: float = 0.0
+    """Of each replica: whole ones, or a part of one."""
+    replicas: int = 1
+    """How many there are of it."""
     deadline: float = 600.0
     """Seconds that a call may take."""
     seed: int = 0
     options: Mapping[str, Json] = field(default_factory=dict)
     """The engine's own: e.g. `error_rate` of the scripted teacher; generation settings of transformers."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the replicas: `student/0`, `student/1`."""
+        return [f"{self.role}/{i}" for i in range(self.replicas)]
+
+
+def devices(specs: Iterable[RoleSpec]) -> int:
+    """How many GPUs roles take, whoever needs most first. A part of one lies on one device.
+
+    >>> def role(gpus, replicas):
+    ...     return RoleSpec(role="student", engine="scripted", root=Path(), gpus=gpus, replicas=replicas)
+    >>> devices([role(0.5, 2)]), devices([role(0.4, 2), role(0.6, 2)]), devices([role(0.6, 3)]), devices([role(2, 1)])
+    (1, 2, 3, 2)
+    """
+    whole, free = 0, list[float]()
+    for part in sorted((spec.gpus for spec in specs for _ in spec.names if spec.gpus), reverse=True):
+        fits = [i for i, left in enumerate(free) if left >= part - 1e-9]
+        if part >= 1:
+            whole += int(part)
+        elif fits:
+            free[fits[0]] -= part
+        else:
+            free.append(1 - part)
+    return whole + len(free)

@@ -83,10 +83,17 @@ class RoundRoom:
         """By id of the practice problem."""
         return Lookup(self.course.practice.gold, "problem")
 
-    def wave(self, slot: str) -> Wave[Ask, tuple[Reply, Cost]]:
-        return Wave(
-            send=lambda asks: self._send(self.plan.key(slot), asks), where=slot, deadline=self.cast.policy_seconds
-        )
+    def wave(self, slot: str, turn: Callable[[], None] = lambda: None) -> Wave[Ask, tuple[Reply, Cost]]:
+        """`turn` waits until all shards before this one are written. What is journalled is asked in turn: who pays for
+        an answer, and what the budget is spent on, does not depend on who is ready first.
+        """
+
+        def send(asks: list[Ask]) -> list[tuple[Reply, Cost]]:
+            if any(ask.key for ask in asks):
+                turn()
+            return self._send(self.plan.key(slot), asks)
+
+        return Wave(send=send, where=slot, deadline=self.cast.policy_seconds)
 
     def enter(self, slot: str, item: str, wave: Wave[Ask, tuple[Reply, Cost]], index: int = 0) -> "ItemRoom":
         return ItemRoom(round=self, slot=slot, item=item, wave=wave, index=index)
@@ -116,8 +123,9 @@ class RoundRoom:
         return out
 
     def _generate(self, step: str, asks: Mapping[str, Ask]) -> dict[str, Reply]:
-        limit, spent = self.budget.teacher_tokens, self.ledger.spent().tokens
-        if limit is not None and spent >= limit and any(a.member == "teacher" for a in asks.values()):
+        limit = self.budget.teacher_tokens
+        asked = any(a.member == "teacher" for a in asks.values())
+        if limit is not None and asked and (spent := self.ledger.spent().tokens) >= limit:
             raise BudgetSpent(f"the budget of {limit} teacher tokens is spent ({spent}); a larger one goes on")
         journalled = {k: Asked(a.member, a.item, to_json(a.request).decode()) for k, a in asks.items() if a.key}
         if journalled:

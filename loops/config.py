@@ -8,10 +8,10 @@ is refused, naming what changed. Not covered: helpers that a policy's file impor
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..policies.records import Evidence
 from ..policies.rounds import Budget
@@ -23,6 +23,15 @@ class ConfigError(ValueError):
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def _on_devices(gpus: float) -> float:
+    if gpus > 1 and gpus % 1:
+        raise ValueError("a role takes whole GPUs, or a part of one")
+    return gpus
+
+
+Gpus = Annotated[float, Field(ge=0), AfterValidator(_on_devices)]
 
 
 class CourseConfig(_Part):
@@ -60,7 +69,10 @@ class RoleConfig(_Part):
     max_tokens: int = Field(default=160, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     threads: int = Field(default=1, ge=1)
-    gpus: float = Field(default=0.0, ge=0)
+    gpus: Gpus = 0.0
+    """Of each replica: whole ones, or a part of one."""
+    replicas: int = Field(default=1, ge=1)
+    """How many answer side by side."""
     deadline: float = Field(default=600.0, gt=0)
     """Seconds that one call may take."""
     options: dict[str, Any] = {}
@@ -80,8 +92,12 @@ class PlaceConfig(_Part):
     """Where a role that shares the student's model lives."""
 
     threads: int = Field(default=1, ge=1)
-    gpus: float = Field(default=0.0, ge=0)
+    gpus: Gpus = 0.0
     deadline: float = Field(default=3600.0, gt=0)
+
+
+class EvaluatorConfig(PlaceConfig):
+    replicas: int = Field(default=1, ge=1)
 
 
 class UpdateConfig(_Part):
@@ -118,7 +134,7 @@ class Experiment(_Part):
     student: RoleConfig = RoleConfig()
     teacher: TeacherConfig = TeacherConfig()
     learner: PlaceConfig = PlaceConfig()
-    evaluator: PlaceConfig = PlaceConfig()
+    evaluator: EvaluatorConfig = EvaluatorConfig()
     update: UpdateConfig = UpdateConfig()
     budget: BudgetConfig = BudgetConfig()
     placement: Literal["ray", "local"] = "ray"
@@ -135,6 +151,7 @@ FREE = (
     "failures",
     "policy_seconds",
     *(f"{r}.{f}" for r in ("student", "teacher", "learner", "evaluator") for f in ("gpus", "deadline")),
+    *(f"{r}.replicas" for r in ("student", "teacher", "evaluator")),
 )
 
 

@@ -20,7 +20,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, Self, TypeVar, get_type_hints
@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
+from ..agents.lanes import Lanes
 from ..evals.records import Failure
 from ..evals.rows import Rows, Table, atomic_write, write_rows
 from ..policies.records import Cost, Json
@@ -139,15 +140,23 @@ class Journal:
 
     # ---- tables
 
-    def shards(self, name: str, of: type[T], total: int, make: Callable[[int], Sequence[T | Failure]]) -> Rows[T]:
-        """A table of `total` parts, made one by one; a part on disk is not made again."""
+    def shards(
+        self,
+        name: str,
+        of: type[T],
+        total: int,
+        make: Callable[[int], Sequence[T | Failure]],
+        lanes: Lanes | None = None,
+    ) -> Rows[T]:
+        """A table of `total` parts, made in `lanes` (one), written in order; a part on disk is not made again."""
         table = self._table(name, of)
-        for index in range(total):
-            if index >= table.parts:
-                made = make(index)
-                failures = [x for x in made if isinstance(x, Failure)]
-                table.add([x for x in made if not isinstance(x, Failure)], failures)
-            self.tick(name, index + 1, total)
+        with closing((lanes or Lanes()).run(make, range(table.parts, total))) as shards:
+            for index in range(total):
+                if index >= table.parts:
+                    made = next(shards)
+                    failures = [x for x in made if isinstance(x, Failure)]
+                    table.add([x for x in made if not isinstance(x, Failure)], failures)
+                self.tick(name, index + 1, total)
         return table.rows()
 
     def begun(self, name: str, of: type[T]) -> Rows[T]:

@@ -7,7 +7,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 from pydantic_core import from_json, to_json
 
-from ..agents.cast import Cast, Seat
+from ..agents.cast import Cast
 from ..agents.hosts import InProcess
 from ..agents.roles import Host, RoleSpec
+from ..agents.seats import Replica, Seat
 from ..agents.settings import check_settings
 from ..evals.pools import Course, make_course
 from ..evals.rows import atomic_write
@@ -208,6 +209,7 @@ def role_specs(ready: Prepared, root: Path) -> dict[str, RoleSpec]:
             options=model.options,
             threads=place.threads,
             gpus=place.gpus,
+            replicas=1 if role == "learner" else place.replicas,
             deadline=place.deadline,
             seed=config.seed,
         )
@@ -234,7 +236,8 @@ class _Late:
             try:
                 host.call("hello")
             except (ValueError, OSError) as e:  # what its constructor raised
-                raise ConfigError(f"the {self.name} cannot be built as it is configured: {e}") from e
+                role = self.name.partition("/")[0]
+                raise ConfigError(f"the {role} cannot be built as it is configured: {e}") from e
             self.greeted = True
         return host.call(method, *args)
 
@@ -250,15 +253,20 @@ class _Late:
 class _Company:
     """The roles' hosts, in actors or in this process, once there is something to do."""
 
-    specs: Mapping[str, RoleSpec]
+    specs: Sequence[RoleSpec]
     placement: Literal["ray", "local"]
     hosts: dict[str, Host] = field(default_factory=dict)
     on_ray: bool = False
 
     def host(self, name: str) -> Host:
         if not self.hosts:
-            self.hosts = self._actors() if self.placement == "ray" else {n: InProcess(s) for n, s in self.specs.items()}
+            self.hosts = self._actors() if self.placement == "ray" else self._seated(InProcess)
         return self.hosts[name]
+
+    def _seated(self, host: Callable[[RoleSpec, str], Host]) -> dict[str, Host]:
+        # Who needs most goes first: parts of a GPU that lie scattered are no whole one.
+        most = sorted(self.specs, key=lambda spec: -spec.gpus)
+        return {name: host(spec, name) for spec in most for name in spec.names}
 
     def _actors(self) -> dict[str, Host]:
         from ..agents import placement
@@ -266,8 +274,8 @@ class _Company:
         terminate = signal.getsignal(signal.SIGTERM)
         self.on_ray = True
         try:
-            placement.start(specs=list(self.specs.values()))
-            return {name: placement.Actor(spec) for name, spec in self.specs.items()}
+            placement.start(specs=self.specs)
+            return self._seated(placement.Actor)
         except ValueError as e:
             raise ConfigError(str(e)) from e
         finally:
@@ -285,8 +293,8 @@ class _Company:
 def _placed(ready: Prepared, book: Book) -> Iterator[Cast]:
     """The cast, in actors or in this process; closed whatever happens."""
     specs = role_specs(ready, book.root)
-    company = _Company(specs=specs, placement=ready.experiment.placement)
-    seats = {name: Seat(spec=spec, host=_Late(name, company)) for name, spec in specs.items()}
+    company = _Company(specs=list(specs.values()), placement=ready.experiment.placement)
+    seats = {role: Seat(spec, [Replica(_Late(name, company)) for name in spec.names]) for role, spec in specs.items()}
     cast = Cast(root=book.root, seats=seats, shelf=book, policy_seconds=ready.experiment.policy_seconds)
     with closing(company), closing(cast):
         yield cast

@@ -14,6 +14,7 @@ from statistics import fmean
 from textwrap import wrap
 from typing import Any, Literal
 
+from ..agents.roles import devices
 from ..agents.settings import DPO, LORA, SFT, Kind, fields_of
 from ..evals.records import Gold, Problem
 from ..policies.checking import Sound
@@ -91,6 +92,8 @@ class ExperimentPlan:
     estimate: Estimate
     budget: int | None
     placement: str
+    gpus: int
+    """How many the roles take together."""
     roles: Sequence[Mapping[str, Any]]
     settings: Sequence[Setting]
     warnings: Sequence[str]
@@ -118,6 +121,7 @@ def plan(experiment: Path | str, overrides: Sequence[str] = ()) -> ExperimentPla
         estimate=_estimate(ready, [p for p, _ in practice], [g for _, g in practice if g], sizes),
         budget=config.budget.teacher_tokens,
         placement=config.placement,
+        gpus=devices(role_specs(ready, Path()).values()),
         roles=list(_roles(ready)),
         settings=[*_schedule(ready), *_settings(ready)],
         warnings=list(_warnings(ready, sizes)),
@@ -266,11 +270,14 @@ def _settings(ready: Prepared) -> Iterator[Setting]:
 
 
 def _roles(ready: Prepared) -> Iterator[Mapping[str, Any]]:
+    kept = ("engine", "model", "revision", "dtype", "max_tokens", "temperature")
+    placed = ("threads", "gpus", "replicas", "deadline")
     for name, spec in role_specs(ready, Path()).items():
         told = asdict(spec)
-        kept = ("engine", "model", "revision", "dtype", "max_tokens", "temperature", "threads", "gpus", "deadline")
-        where = "an actor of its own" if ready.experiment.placement == "ray" else "this process"
-        yield {"role": name, "where": where, **{key: told[key] for key in kept}, "options": dict(spec.options)}
+        where = "an actor of its own" if spec.replicas == 1 else f"actors {' '.join(spec.names)}"
+        if ready.experiment.placement == "local":
+            where = "this process"
+        yield {"role": name, "where": where, **{key: told[key] for key in kept + placed}, "options": dict(spec.options)}
 
 
 def _warnings(ready: Prepared, sizes: Mapping[str, int]) -> Iterator[str]:
@@ -301,9 +308,11 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     table = [["role", "engine", "model", "where", "threads", "gpus", "max tokens"]]
     for role in plan.roles:
         model = role["model"] or ("-" if role["engine"] == "scripted" and role["role"] == "teacher" else "shipped")
-        cells = [role["role"], role["engine"], safe(model), role["where"]]
+        times = f"{role['replicas']} x " if role["replicas"] > 1 else ""
+        cells = [f"{times}{role['role']}", role["engine"], safe(model), role["where"]]
         table.append([*cells, f"{role['threads']}", f"{role['gpus']:g}", f"{role['max_tokens']}"])
     yield from columns(table, right=(4, 5, 6))
+    yield from _shared(plan)
     yield ""
     set_ = [s for s in plan.settings if s.origin != "the library's"]
     rows = [["setting", "value", "set by", "otherwise"]]
@@ -313,6 +322,13 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     for warning in plan.warnings:
         yield f"warning: {warning}"
     yield "nothing was started and nothing was written"
+
+
+def _shared(plan: ExperimentPlan) -> Iterator[str]:
+    parts = [role for role in plan.roles if role["gpus"]]
+    if plan.placement == "ray" and parts:
+        each = ", ".join(f"{role['gpus']:g} for each {role['role']}" for role in parts)
+        yield f"{plan.gpus} GPU{'s' if plan.gpus > 1 else ''} in all: {each}; parts share one where they fit"
 
 
 def _estimate_lines(plan: ExperimentPlan) -> Iterator[str]:

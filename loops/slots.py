@@ -1,6 +1,7 @@
 """The verbs of a round: rows on disk -> rows on disk. Each runs the method's slot, item by item or on the whole round.
 
 Per item (attempt, verify, teach, check): a shard at a time, as one wave; a shard is committed whole or repeated whole.
+Attempts are worked ahead where the learner has several replicas; the teacher's time is spent shard by shard.
 An item that fails is a `Failure`; when more than a stated share of a table has failed the run stops and says of what.
 The whole round at once (select, triage, curate, update): in memory, as one step.
 """
@@ -8,10 +9,12 @@ The whole round at once (select, triage, curate, update): in memory, as one step
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from random import Random
 from typing import Any, TypeVar
 
+from ..agents.lanes import Lanes
 from ..agents.roles import Job
 from ..agents.room import ItemRoom, RoundRoom, TrainingRoom
 from ..agents.waves import call
@@ -132,7 +135,9 @@ class Slots:
             own = all((problem.digest, a.text) in room.said and not a.context for a in attempts)
             return [replace(case, attempts=attempts, grades=grades, gold_seen=room.gold_seen or not own)]
 
-        return self._each("attempt", Case, problems, one)
+        learner, nobody = self.plan.learner, self.method.attempt is None
+        lanes = Lanes() if nobody else self.room.cast.lanes(learner, self.plan.serving[learner])
+        return self._each("attempt", Case, problems, one, lanes=lanes)
 
     def _verify(self, cases: Rows[Case], serving: object) -> Rows[Case]:
         async def one(case: Case, room: ItemRoom) -> list[Case]:
@@ -256,23 +261,27 @@ class Slots:
         items: Rows[A],
         one: Callable[[A, ItemRoom], Coroutine[Any, Any, list[T]]],
         sign: Callable[[T, int, A, ItemRoom], T] = lambda record, i, item, room: record,
+        lanes: Lanes | None = None,
     ) -> Rows[T]:
         """`one` on each item, then, when all of a shard are through, `sign` on what each came to."""
         key = self.plan.key(slot)
         failed = list(self.book.begun(key, of).failures())  # a run that is resumed may not fail more often
         limit = self.failure_share * len(items)
+        lanes = lanes or Lanes()
 
         def make(shard: int) -> list[T | Failure]:
             batch = items.shard(shard)
             names = [str(getattr(item, "id", "")) for item in batch]
-            wave, rooms = self.room.wave(slot), dict[int, ItemRoom]()
+            turn = partial(lanes.turn, shard)
+            wave, rooms = self.room.wave(slot, turn), dict[int, ItemRoom]()
 
             async def start(i: int) -> list[T]:
                 rooms[i] = self.room.enter(slot, names[i], wave, i)
                 return [checked(x, of) for x in await one(batch[i], rooms[i])]
 
-            rows: list[T | Failure] = []
-            for i, made in enumerate(wave.run(names, start)):
+            results, rows = wave.run(names, start), list[T | Failure]()
+            turn()
+            for i, made in enumerate(results):
                 if isinstance(made, Failure):
                     rows.append(made)
                     del rooms[i]  # what failed has noted nothing, and a thread may still be at it
@@ -284,7 +293,7 @@ class Slots:
             self._note(slot, [rooms[i] for i in sorted(rooms)])
             return rows
 
-        return self.book.shards(key, of, items.parts, make)
+        return self.book.shards(key, of, items.parts, make, lanes)
 
     def _whole(self, slot: str, do: Callable[[ItemRoom], Coroutine[Any, Any, T]]) -> tuple[T, ItemRoom]:
         wave, rooms = self.room.wave(slot), list[ItemRoom]()

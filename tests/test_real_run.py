@@ -24,10 +24,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tutorloop import Interrupted, Report, launch
-from tutorloop.agents.cast import Seat
 from tutorloop.agents.hosts import InProcess
 from tutorloop.agents.placement import Actor
 from tutorloop.agents.roles import Evidence, Job, PublishError, RoleDied
+from tutorloop.agents.seats import Replica
 from tutorloop.agents.transformers_server import TransformersServer
 from tutorloop.agents.trl_learner import TrlLearner
 from tutorloop.agents.weights import ADAPTER_FILE
@@ -309,16 +309,17 @@ def test_roles_that_die_while_the_run_begins_are_replaced_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each once, as soon as it was greeted."""
-    tick, greet, victims = Murderer({}), Seat.greet, {"learner", "student", "evaluator", "teacher"}
+    tick, greet = Murderer({}), Replica.greet
+    victims = {"learner/0", "student/0", "evaluator/0", "teacher/0"}
 
-    def greeted(seat: Seat) -> Any:
-        hello = greet(seat)
-        if seat.spec.role in victims:
-            victims.remove(seat.spec.role)
+    def greeted(replica: Replica) -> Any:
+        hello = greet(replica)
+        if replica.name in victims:
+            victims.remove(replica.name)
             os.kill(hello.pid, signal.SIGKILL)
         return hello
 
-    monkeypatch.setattr(Seat, "greet", greeted)
+    monkeypatch.setattr(Replica, "greet", greeted)
     with watched(tick, monkeypatch):
         launch({**SCRIPTED, "rounds": 1, "placement": "ray"}, tmp_path / "run", tick=tick)
     monkeypatch.undo()

@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from tutorloop.agents.cast import Cast, Seat
+from tutorloop.agents.cast import Cast
 from tutorloop.agents.hosts import InProcess
+from tutorloop.agents.seats import Replica, Seat
 from tutorloop.evals.arithmetic import draw_profile
 from tutorloop.evals.pools import Course
 from tutorloop.evals.records import Gold, State
@@ -186,7 +187,7 @@ class Bench:
         self.book.budget, self.book.failures = ready.experiment.budget.value(), ready.experiment.failures
         specs = role_specs(ready, self.book.root)
         self.hosts = {name: Counting(name, InProcess(spec)) for name, spec in specs.items()}
-        seats = {name: Seat(spec=specs[name], host=host) for name, host in self.hosts.items()}
+        seats = {name: Seat(specs[name], [Replica(host)]) for name, host in self.hosts.items()}
         self.cast = Cast(
             root=self.book.root, seats=seats, shelf=self.book, policy_seconds=ready.experiment.policy_seconds
         )

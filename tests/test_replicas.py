@@ -1,0 +1,360 @@
+"""How many replicas a role has changes how long a run takes, and nothing else; each proves its state before it answers.
+
+Scripted roles, in this process and in actors; kills are kills. Real engines: `test_real_run.py`.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutorloop.agents import placement
+from tutorloop.agents.hosts import InProcess
+from tutorloop.agents.placement import Actor
+from tutorloop.agents.roles import Evidence, PublishError, RoleDied, RoleSpec, State
+from tutorloop.loops.config import ConfigError
+from tutorloop.loops.journal import read_status
+from tutorloop.loops.launch import Interrupted, launch
+from tutorloop.loops.slots import TooManyFailures
+from tutorloop.tests.policies_for_tests import small
+
+SOON = 30.0
+"""Seconds after which a test that waits has failed."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_power_cuts() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def experiment(home: Path, replicas: int = 1, **changes: Any) -> dict[str, Any]:
+    """Four shards of practice, three of the quiz, two of the exam; so many students and evaluators, and teachers."""
+    many = {f"{role}__replicas": replicas for role in ("student", "evaluator", "teacher")}
+    pools = {"practice": 200, "quiz": 130, "exam": 70, "twins": 1, "retention": 10}
+    return small.experiment(home, **{"course": pools, **many, **changes})
+
+
+@pytest.fixture(scope="module")
+def one(home: Path) -> Path:
+    """The run with one replica each. Not to be changed."""
+    assert launch(experiment(home), home / "one").status == "finished"
+    return home / "one"
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """What two runs differ in: the number of replicas is on record, and logs are of processes."""
+    a, b = small.transcript(one), small.transcript(other)
+    for found in (a, b):
+        found["run.json"] = {k: v for k, v in found["run.json"]["config"].items() if "replicas" not in str(v)}
+    return [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not k.startswith("logs/")]
+
+
+@dataclass
+class Watched:
+    """Every call of a host, with something done before it: `before(host, method, arguments)`."""
+
+    before: Callable[[Any, str, tuple[Any, ...]], Any]
+    calls: list[tuple[str, str, str]] = field(default_factory=list)
+    """Replica, method, name of the state that it is about; in the order of the answers."""
+    busy: Counter[str] = field(default_factory=Counter)
+    most: Counter[str] = field(default_factory=Counter)
+    """Of each replica: calls at once."""
+
+    def on(self, kind: type[Any], patched: pytest.MonkeyPatch) -> "Watched":
+        answer, watched = kind.call, self
+
+        def call(host: Any, method: str, *args: Any) -> Any:
+            watched.busy[host.name] += 1
+            watched.most[host.name] = max(watched.most[host.name], watched.busy[host.name])
+            try:
+                said = answer(host, method, *(watched.before(host, method, args) or args))
+            finally:
+                watched.busy[host.name] -= 1
+            about = next((a for a in args if isinstance(a, State | Evidence)), None)
+            state = about.state if isinstance(about, Evidence) else about
+            watched.calls.append((host.name, method, state.name if state else ""))
+            return said
+
+        patched.setattr(kind, "call", call)
+        return self
+
+    def answered(self) -> dict[str, int]:
+        """How often each replica of student and evaluator gave answers."""
+        return Counter(name for name, method, _ in self.calls if method in ("generate", "sit"))
+
+    def unproven(self) -> list[tuple[str, str, str]]:
+        """Answers before that replica's proof."""
+        proven, found = set[tuple[str, str]](), list[tuple[str, str, str]]()
+        for name, method, state in self.calls:
+            if method == "prove":
+                proven.add((name, state))
+            elif method in ("generate", "sit") and (name, state) not in proven:
+                found.append((name, method, state))
+        return found
+
+
+def even_ones_are_slow(host: Any, method: str, args: tuple[Any, ...]) -> None:
+    if method in ("generate", "sit") and host.name in ("student/0", "evaluator/0", "student/2"):
+        time.sleep(0.03)
+
+
+# ---- the same run
+
+
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_the_number_of_replicas_changes_nothing(
+    replicas: int, home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(even_ones_are_slow).on(InProcess, monkeypatch)
+    launch(experiment(home, replicas), tmp_path / "run")
+    assert differing(one, tmp_path / "run") == []
+    assert small.states(one) == small.states(tmp_path / "run") and len(set(small.states(one).values())) > 1
+    answered = watched.answered()
+    assert all(answered[f"{role}/{i}"] for role in ("student", "evaluator") for i in range(replicas))
+    assert watched.unproven() == [] and set(watched.most.values()) == {1}
+
+
+def test_replicas_answer_at_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_there = {"generate": threading.Barrier(3, timeout=SOON), "sit": threading.Barrier(3, timeout=SOON)}
+    first = Counter[str]()
+
+    def together(host: Any, method: str, args: tuple[Any, ...]) -> None:
+        if method in all_there and not host.name.startswith("teacher"):
+            first[method] += 1
+            if first[method] <= 3:
+                all_there[method].wait()
+
+    Watched(together).on(InProcess, monkeypatch)
+    assert launch(experiment(home, 3, rounds=1), tmp_path / "run").status == "finished"
+
+
+METHOD = """
+import hashlib, time
+from dataclasses import replace
+from tutorloop.policies.attempting import answer
+from tutorloop.policies.tailored import METHOD as TAILORED
+
+def late(problem):
+    "Some problems keep their shard waiting."
+    return 0.005 * (int(hashlib.sha256(problem.question.encode()).hexdigest(), 16) % 4 == 0)
+
+async def asking(problem, room):
+    attempt = await answer(problem, room)
+    time.sleep(late(problem))
+    await room.teacher.aask("The same for everybody.")
+    await room.teacher.aask(f"One for each: {problem.question}")
+    room.note("last", problem.id)
+    return attempt
+
+async def failing(problem, room):
+    attempt = await answer(problem, room)
+    time.sleep(late(problem))
+    if "7" in problem.question:
+        raise ValueError("no sevens")
+    return attempt
+
+ASKING = replace(TAILORED, attempt=asking)
+FAILING = replace(TAILORED, attempt=failing)
+"""
+
+
+@pytest.mark.parametrize("budget", [None, 500])
+def test_who_pays_for_an_ask_and_has_the_last_word_does_not_depend_on_who_is_ready_first(
+    budget: int | None, tmp_path: Path
+) -> None:
+    """Attempts that ask the teacher: shared answers are paid by the first shard, and the budget is spent in order."""
+    method = small.policy(tmp_path, METHOD, "ASKING")
+    runs = [tmp_path / "1", tmp_path / "3"]
+    for replicas, root in zip((1, 3), runs, strict=True):
+        told = experiment(tmp_path, replicas, rounds=1, method=method, budget__teacher_tokens=budget)
+        assert launch(told, root).status == ("stopped" if budget else "finished")
+    assert differing(*runs) == []
+    found = [e for e in small.asks(runs[0]) if e.step == "1/attempt"]
+    assert any(e.reused for e in found) and len({e.item for e in found}) > 1
+    assert not budget or len(list(runs[1].glob("rows/1/attempt/*.json"))) < 4
+
+
+def test_too_many_failures_stop_a_run_at_the_same_shard(tmp_path: Path) -> None:
+    method = small.policy(tmp_path, METHOD, "FAILING")
+    said, runs = list[str](), [tmp_path / "1", tmp_path / "3"]
+    for replicas, root in zip((1, 3), runs, strict=True):
+        with pytest.raises(TooManyFailures) as caught:
+            launch(experiment(tmp_path, replicas, method=method), root)
+        said.append(str(caught.value))
+    assert said[0] == said[1] and "no sevens" in said[0]
+    assert differing(*runs) == []
+    assert 0 < len(list(runs[1].glob("rows/1/attempt/*.json"))) < 4
+
+
+def test_the_number_may_change_from_start_to_start(home: Path, one: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    for replicas, at in ((1, "shard sheets/quiz"), (3, "shard 1/attempt 2/"), (2, "shard 2/attempt 1/"), (3, "")):
+        told = experiment(home, replicas)
+        if at:
+            with pytest.raises(Interrupted):
+                launch(told, root, tick=Interrupts(at))
+        else:
+            assert launch(told, root).status == "finished"
+    assert differing(one, root) == []
+
+
+class Interrupts(small.Log):
+    """Sends this process a signal at the first line that begins so."""
+
+    def __init__(self, at: str, number: int = signal.SIGTERM) -> None:
+        super().__init__()
+        self.at, self.number = at, number
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        super().__call__(name, done, total)
+        if self.at and self.lines[-1].startswith(self.at):
+            self.at = ""
+            os.kill(os.getpid(), self.number)
+
+
+# ---- a stale one
+
+
+@dataclass
+class Stale:
+    """One replica that holds what the state `held` says, whatever it is asked to prove from round 2 on."""
+
+    name: str
+    root: Path
+
+    def __call__(self, host: Any, method: str, args: tuple[Any, ...]) -> Any:
+        if host.name != self.name or method != "prove" or "-r0002-" not in args[0].state.name:
+            return None
+        held = next(iter(sorted((self.root / "states").glob("student-r0001-2-*.json"))))
+        return (replace(args[0], state=replace(args[0].state, library=str(held.relative_to(self.root)))),)
+
+
+@pytest.mark.parametrize("name", ["student/2", "evaluator/1"])
+def test_one_stale_replica_of_three_blocks_the_round(
+    name: str, home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        watched = Watched(Stale(name, root.resolve())).on(InProcess, patched)
+        with pytest.raises(PublishError, match=f"{name}: student-r0002-2-dpo.* holds another state than was trained"):
+            launch(experiment(home, 3), root)
+    assert read_status(root)[0] == "failed"
+    assert not [call for call in watched.calls if call[1] in ("generate", "sit") and "-r0002-" in call[2]]
+    assert not (root / "steps/2/publish.json").exists() and not list(root.glob("rows/sheets/*/student-r0002*"))
+    assert launch(experiment(home, 3), root).status == "finished"
+    assert differing(one, root) == []
+
+
+@pytest.mark.parametrize("name", ["student/2", "evaluator/1", "teacher/1"])
+def test_one_replica_of_another_base_blocks_the_run(
+    name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = _another_base(name, tmp_path, monkeypatch)
+    with pytest.raises(PublishError, match=f"{name} holds another base .* than .*/0 "):
+        launch(experiment(home, 3), tmp_path / "run")
+    assert other and not (tmp_path / "run/rows/sheets").exists()
+
+
+@pytest.mark.parametrize("name", ["student/2", "teacher/1"])
+def test_a_resumed_table_gets_no_row_while_one_replica_cannot_prove_its_state(
+    name: str, home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, at = tmp_path / "run", {"student": "shard 1/attempt 1/", "teacher": "shard 1/verify 1/"}
+    with pytest.raises(Interrupted):
+        launch(experiment(home, 3), root, tick=Interrupts(at[name.partition("/")[0]]))
+    rows = sorted(root.rglob("part-*.json"))
+    with monkeypatch.context() as patched:
+        _another_base(name, tmp_path, patched)
+        with pytest.raises(PublishError, match=f"{name}: "):
+            launch(experiment(home, 3), root)
+    assert sorted(root.rglob("part-*.json")) == rows
+    assert launch(experiment(home, 3), root).status == "finished"
+    assert differing(one, root) == []
+
+
+def _another_base(name: str, folder: Path, patched: pytest.MonkeyPatch) -> str:
+    """One replica is built from other files."""
+    other = small.student(folder / "other")
+    (folder / "other" / "provenance.json").write_text(json.dumps({"bugs": small.BUGS[1:]}))
+    built = InProcess.__init__
+
+    def build(self: InProcess, spec: RoleSpec, told: str = "", *args: Any) -> None:
+        changed = replace(spec, seed=1) if spec.role == "teacher" else replace(spec, model=other)
+        built(self, changed if told == name else spec, told, *args)
+
+    patched.setattr(InProcess, "__init__", build)
+    return other
+
+
+# ---- lost ones, pauses
+
+
+@pytest.mark.parametrize(("role", "method"), [("student", "generate"), ("evaluator", "sit"), ("teacher", "generate")])
+def test_a_lost_replica_is_replaced_and_proves_again_while_the_others_go_on(
+    role: str, method: str, home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, others = Counter[str](), threading.Event()
+
+    def lost(host: Any, name: str, args: tuple[Any, ...]) -> None:
+        calls[f"{host.name} {name}"] += name == method
+        if host.name == f"{role}/0" and calls[f"{role}/0 {method}"] == 1 and name == method:
+            raise RoleDied(f"{host.name} died")
+        if host.name == f"{role}/0" and calls[f"{role}/0 {method}"] == 1 and name == "prove" and role != "teacher":
+            assert others.wait(SOON), "the other one has answered meanwhile"
+        if host.name == f"{role}/1" and calls[f"{role}/0 {method}"] == 1 and name == method:
+            others.set()
+
+    watched = Watched(lost).on(InProcess, monkeypatch)
+    launch(experiment(home, 2), tmp_path / "run")
+    assert differing(one, tmp_path / "run") == []
+    proofs = Counter(name for name, how, state in watched.calls if how == "prove" and name.startswith(role))
+    assert proofs[f"{role}/0"] == proofs[f"{role}/1"] + 1
+
+
+def test_a_replica_that_is_lost_twice_ends_the_start_but_not_the_run(
+    home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(host: Any, method: str, args: tuple[Any, ...]) -> None:
+        if (host.name, method) == ("student/1", "generate"):
+            raise RoleDied(f"{host.name} died")
+
+    with monkeypatch.context() as patched:
+        Watched(lost).on(InProcess, patched)
+        with pytest.raises(RoleDied, match="student/1 died"):
+            launch(experiment(home, 2), tmp_path / "run")
+    assert read_status(tmp_path / "run") == ("failed", "RoleDied: student/1 died")
+    assert launch(experiment(home, 2), tmp_path / "run").status == "finished"
+    assert differing(one, tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("at", ["shard sheets/quiz/student-base 1/", "shard 1/attempt 2/"])
+def test_a_pause_waits_for_what_is_under_way_and_leaves_nothing_behind(
+    at: str, home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(host: Any, method: str, args: tuple[Any, ...]) -> None:
+        if method in ("generate", "sit"):
+            time.sleep(0.1)
+
+    with monkeypatch.context() as patched:
+        watched = Watched(slow).on(InProcess, patched)
+        with pytest.raises(Interrupted):
+            launch(experiment(home, 3), tmp_path / "run", tick=Interrupts(at, signal.SIGINT))
+        assert not +watched.busy, "no role is at work any more"
+    assert read_status(tmp_path / "run")[0] == "paused"
+    assert launch(experiment(home, 3), tmp_path / "run").status == "finished"
+    assert differing(one, tmp_path / "run") == []
