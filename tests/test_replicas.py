@@ -5,7 +5,9 @@ Scripted roles, in this process and in actors; kills are kills. Real engines: `t
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
@@ -20,9 +22,10 @@ from tutorloop.agents import placement
 from tutorloop.agents.hosts import InProcess
 from tutorloop.agents.placement import Actor
 from tutorloop.agents.roles import Evidence, PublishError, RoleDied, RoleSpec, State
-from tutorloop.loops.config import ConfigError
+from tutorloop.loops.config import ConfigError, changed
 from tutorloop.loops.journal import read_status
 from tutorloop.loops.launch import Interrupted, launch
+from tutorloop.loops.plan import plan, plan_lines
 from tutorloop.loops.slots import TooManyFailures
 from tutorloop.tests.policies_for_tests import small
 
@@ -57,10 +60,11 @@ def one(home: Path) -> Path:
 
 
 def differing(one: Path, other: Path) -> list[str]:
-    """What two runs differ in: the number of replicas is on record, and logs are of processes."""
+    """What two runs differ in, but for where the roles live: that is on record, and each has a log."""
     a, b = small.transcript(one), small.transcript(other)
     for found in (a, b):
-        found["run.json"] = {k: v for k, v in found["run.json"]["config"].items() if "replicas" not in str(v)}
+        config = found["run.json"]["config"]
+        found["run.json"] = changed(config, {}), config["rounds"]
     return [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not k.startswith("logs/")]
 
 
@@ -71,6 +75,8 @@ class Watched:
     before: Callable[[Any, str, tuple[Any, ...]], Any]
     calls: list[tuple[str, str, str]] = field(default_factory=list)
     """Replica, method, name of the state that it is about; in the order of the answers."""
+    pids: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """Of each replica's processes, the latest last."""
     busy: Counter[str] = field(default_factory=Counter)
     most: Counter[str] = field(default_factory=Counter)
     """Of each replica: calls at once."""
@@ -87,6 +93,9 @@ class Watched:
                 watched.busy[host.name] -= 1
             about = next((a for a in args if isinstance(a, State | Evidence)), None)
             state = about.state if isinstance(about, Evidence) else about
+            if (pid := getattr(host, "pid", 0)) not in watched.pids[host.name]:
+                watched.pids[host.name].append(pid)
+                watched.calls.append((host.name, "born", ""))
             watched.calls.append((host.name, method, state.name if state else ""))
             return said
 
@@ -101,7 +110,9 @@ class Watched:
         """Answers before that replica's proof."""
         proven, found = set[tuple[str, str]](), list[tuple[str, str, str]]()
         for name, method, state in self.calls:
-            if method == "prove":
+            if method == "born":
+                proven = {who for who in proven if who[0] != name}
+            elif method == "prove":
                 proven.add((name, state))
             elif method in ("generate", "sit") and (name, state) not in proven:
                 found.append((name, method, state))
@@ -358,3 +369,160 @@ def test_a_pause_waits_for_what_is_under_way_and_leaves_nothing_behind(
     assert read_status(tmp_path / "run")[0] == "paused"
     assert launch(experiment(home, 3), tmp_path / "run").status == "finished"
     assert differing(one, tmp_path / "run") == []
+
+
+# ---- in actors
+
+
+@pytest.fixture
+def ray(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With as many GPUs as the test says; they are none, but Ray deals them out."""
+    import ray as library
+
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    gpus = getattr(request, "param", 0)
+    library.init(num_cpus=1, num_gpus=gpus, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+    yield
+    placement.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("ray", [1], indirect=True)
+def test_replicas_in_actors_that_share_a_gpu_change_nothing_either(
+    ray: None, home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(even_ones_are_slow).on(Actor, monkeypatch)
+    told = experiment(home, 3, placement="ray", student__gpus=0.2, evaluator__gpus=0.1, teacher__replicas=1)
+    launch(told, tmp_path / "run")
+    assert differing(one, tmp_path / "run") == []
+    assert watched.unproven() == [] and set(watched.most.values()) == {1}
+    names = {f"{role}-{i}" for role in ("student", "evaluator") for i in range(3)} | {"teacher-0", "learner-0"}
+    assert {p.stem for p in (tmp_path / "run/logs").iterdir()} == names
+    assert len({pid for pids in watched.pids.values() for pid in pids}) == len(names)
+
+
+@pytest.mark.ray
+def test_a_replica_that_is_killed_in_mid_table_is_replaced_and_proves_itself_before_its_first_row(
+    home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    victims = {("student/1", "generate"): 2, ("evaluator/0", "sit"): 2}
+
+    def kill(host: Any, method: str, args: tuple[Any, ...]) -> None:
+        if (host.name, method) in victims:
+            victims[host.name, method] -= 1
+            if not victims[host.name, method]:
+                del victims[host.name, method]
+                os.kill(host.pid, signal.SIGKILL)
+
+    watched = Watched(kill).on(Actor, monkeypatch)
+    launch(experiment(home, 2, placement="ray", teacher__replicas=1), tmp_path / "run")
+    assert not victims and differing(one, tmp_path / "run") == []
+    lost = [r.getMessage() for r in caplog.records if "takes its place" in r.getMessage()]
+    assert sorted(m.partition(" (pid")[0] for m in lost) == ["evaluator/0", "student/1"]
+    twice = {name for name, pids in watched.pids.items() if len(pids) == 2}
+    assert twice == {"student/1", "evaluator/0"} and watched.unproven() == []
+    assert all(gone(pid) for pids in watched.pids.values() for pid in pids)
+
+
+@pytest.mark.ray
+def test_a_pause_while_a_replica_is_stuck_leaves_no_process(
+    home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped = list[int]()
+
+    def stop(host: Any, method: str, args: tuple[Any, ...]) -> None:
+        if (host.name, method) == ("student/1", "generate") and not stopped:
+            stopped.append(host.pid)
+            os.kill(host.pid, signal.SIGSTOP)
+            threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGINT]).start()
+
+    with monkeypatch.context() as patched:
+        watched = Watched(stop).on(Actor, patched)
+        with pytest.raises(Interrupted):
+            launch(experiment(home, 2, placement="ray"), tmp_path / "run")
+    assert read_status(tmp_path / "run") == ("paused", "interrupted by SIGINT; the same command goes on")
+    assert stopped and all(gone(pid) for pids in watched.pids.values() for pid in pids)
+    assert not caplog.records, "nobody takes the place of who was ended on purpose"
+    assert launch(experiment(home), tmp_path / "run").status == "finished"
+    assert differing(one, tmp_path / "run") == []
+
+
+def gone(pid: int) -> bool:
+    end = time.monotonic() + SOON
+    while (there := _alive(pid)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not there
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# ---- devices
+
+
+def looker() -> Any:
+    """A role's factory; local, so that it travels to the actor by value."""
+
+    class Looker:
+        def __init__(self, spec: RoleSpec) -> None:
+            pass
+
+        def devices(self) -> str:
+            return os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+
+    return Looker
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("ray", [2], indirect=True)
+def test_each_replica_sees_the_devices_that_were_asked_for(ray: None, tmp_path: Path) -> None:
+    def seen(**roles: tuple[int, float]) -> dict[str, str]:
+        specs = [
+            RoleSpec(role=role, engine="scripted", root=tmp_path, replicas=n, gpus=gpus)  # type: ignore[arg-type]
+            for role, (n, gpus) in roles.items()
+        ]
+        placement.start(specs=specs)
+        hosts = [Actor(spec, name, looker()) for spec in specs for name in spec.names]
+        found = {host.name: host.call("devices") for host in hosts}
+        for host in hosts:
+            host.close()
+        return found
+
+    shared = seen(student=(2, 0.5), learner=(1, 1.0), teacher=(1, 0.0))
+    assert shared["student/0"] == shared["student/1"] != shared["learner/0"] and shared["teacher/0"] == ""
+    assert {shared["student/0"], shared["learner/0"]} == {"0", "1"}
+    apart = seen(student=(2, 1.0))
+    assert sorted(apart.values()) == ["0", "1"]
+    assert seen(learner=(1, 2.0)) == {"learner/0": "0,1"}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("ray", [2], indirect=True)
+def test_gpus_for_all_replicas_are_counted_before_anybody_waits(ray: None, home: Path, tmp_path: Path) -> None:
+    told = experiment(home, 3, placement="ray", student__gpus=0.6, teacher__replicas=1)
+    with pytest.raises(ConfigError, match=r"the roles ask for 3 GPUs \(student 3 x 0.6\) and Ray has 2\. "):
+        launch(told, tmp_path / "run")
+    assert not (tmp_path / "run/rows").exists() and not (tmp_path / "run/logs").exists()
+
+
+def test_more_than_one_gpu_is_asked_for_in_whole_ones(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`student.gpus`: .*whole GPUs, or a part of one, got 1.5"):
+        launch(experiment(home, student__gpus=1.5), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_says_who_lives_where(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "experiment.json"
+    file.write_text(json.dumps(experiment(home, 2, placement="ray", student__gpus=0.5, teacher__replicas=1)))
+    made = plan(file)
+    lines = "\n".join(plan_lines(made))
+    assert made.gpus == 1 and {role["role"]: role["replicas"] for role in made.roles}["student"] == 2
+    assert "2 x student" in lines and "actors student/0 student/1" in lines and "an actor of its own" in lines
+    assert "1 GPU in all: 0.5 for each student; parts share one where they fit" in lines
+    local = "\n".join(plan_lines(plan(file, ["placement=local"])))
+    assert "this process" in local and "actors" not in local and "GPU in all" not in local
