@@ -33,6 +33,7 @@ from tutorloop.agents.trl_learner import TrlLearner
 from tutorloop.agents.weights import ADAPTER_FILE
 from tutorloop.evals.records import State
 from tutorloop.evals.rows import Table
+from tutorloop.loops.config import changed
 from tutorloop.loops.journal import Tick, read_status
 from tutorloop.policies.records import Marked
 
@@ -67,7 +68,7 @@ def left(root: Path) -> dict[str, Any]:
             continue
         if name == "run.json":
             config = json.loads(path.read_bytes())["config"]
-            found[name] = {key: value for key, value in config.items() if key != "placement"}
+            found[name] = changed(config, {})  # what is free is not part of it
         elif name.startswith("steps/"):
             step = json.loads(path.read_bytes())
             found[name] = {key: value for key, value in step.items() if key != "seconds"}
@@ -139,6 +140,16 @@ def test_real_roles_leave_the_same_in_process_and_on_ray(undisturbed: Path, tmp_
     launch({**REAL, "placement": "ray"}, tmp_path / "there")
     assert differing(undisturbed, tmp_path / "there") == []
     assert len(set(states(undisturbed))) == 4  # SFT and DPO, twice
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_real_replicas_leave_the_same_as_one_of_each(undisturbed: Path, tmp_path: Path) -> None:
+    many = {"student": {"replicas": 2}, "evaluator": {"replicas": 2}, "placement": "ray"}
+    launch({**REAL, **many}, tmp_path / "many")
+    assert differing(undisturbed, tmp_path / "many") == []
+    names = {"student-0", "student-1", "evaluator-0", "evaluator-1", "teacher-0", "learner-0"}
+    assert {p.stem for p in (tmp_path / "many/logs").iterdir()} == names
 
 
 @pytest.mark.slow

@@ -197,7 +197,7 @@ def test_who_pays_for_an_ask_and_has_the_last_word_does_not_depend_on_who_is_rea
     assert differing(*runs) == []
     found = [e for e in small.asks(runs[0]) if e.step == "1/attempt"]
     assert any(e.reused for e in found) and len({e.item for e in found}) > 1
-    assert not budget or len(list(runs[1].glob("rows/1/attempt/*.json"))) < 4
+    assert not budget or len(list(runs[1].glob("rows/1/attempt/*.parquet"))) < 4
 
 
 def test_too_many_failures_stop_a_run_at_the_same_shard(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_too_many_failures_stop_a_run_at_the_same_shard(tmp_path: Path) -> None:
         said.append(str(caught.value))
     assert said[0] == said[1] and "no sevens" in said[0]
     assert differing(*runs) == []
-    assert 0 < len(list(runs[1].glob("rows/1/attempt/*.json"))) < 4
+    assert 0 < len(list(runs[1].glob("rows/1/attempt/*.parquet"))) < 4
 
 
 def test_the_number_may_change_from_start_to_start(home: Path, one: Path, tmp_path: Path) -> None:
@@ -290,14 +290,14 @@ def test_a_resumed_table_gets_no_row_while_one_replica_cannot_prove_its_state(
     root, at = tmp_path / "run", {"student": "shard 1/attempt 1/", "teacher": "shard 1/verify 1/"}
     with pytest.raises(Interrupted):
         launch(experiment(home, 3), root, tick=Interrupts(at[name.partition("/")[0]]))
-    rows = sorted(root.rglob("part-*.json"))
+    rows = sorted(root.rglob("part-*.parquet"))
     with monkeypatch.context() as patched:
         _another_base(name, tmp_path, patched)
         watched = Watched(lambda *_: None).on(InProcess, patched)
         with pytest.raises(PublishError, match=f"{name}: "):
             launch(experiment(home, 3), root)
         assert not watched.answered()
-    assert sorted(root.rglob("part-*.json")) == rows
+    assert sorted(root.rglob("part-*.parquet")) == rows
     assert launch(experiment(home, 3), root).status == "finished"
     assert differing(one, root) == []
 
@@ -374,7 +374,7 @@ def test_a_pause_waits_for_what_is_under_way_and_leaves_nothing_behind(
             launch(experiment(home, 3), tmp_path / "run", tick=tick)
         assert not +watched.busy, "no role is at work any more"
     assert read_status(tmp_path / "run")[0] == "paused"
-    assert len(list((tmp_path / "run/rows/sheets/quiz/student-base").glob("*.json"))) == 1
+    assert len(list((tmp_path / "run/rows/sheets/quiz/student-base").glob("*.parquet"))) == 1
     assert launch(experiment(home, 3), tmp_path / "run").status == "finished"
     assert differing(one, tmp_path / "run") == []
 
@@ -512,7 +512,7 @@ def test_each_replica_sees_the_devices_that_were_asked_for(ray: None, tmp_path: 
 @pytest.mark.ray
 @pytest.mark.parametrize("ray", [2], indirect=True)
 def test_gpus_for_all_replicas_are_counted_before_anybody_waits(ray: None, home: Path, tmp_path: Path) -> None:
-    told = experiment(home, 3, placement="ray", student__gpus=0.6, teacher__replicas=1)
+    told = experiment(home, 3, placement="ray", student__gpus=0.6, student__deadline=20)
     with pytest.raises(ConfigError, match=r"the roles ask for 3 GPUs \(student 3 x 0.6\) and Ray has 2\. "):
         launch(told, tmp_path / "run")
     assert not (tmp_path / "run/rows").exists() and not (tmp_path / "run/logs").exists()
