@@ -38,7 +38,12 @@ def test_as_many_as_there_are_lanes_are_made_at_once() -> None:
 
 def test_never_more_are_in_flight_than_there_are_lanes_the_callers_included() -> None:
     begun, over, seen = list[int](), 0, list[int]()
-    for item in Lanes(3).run(lambda item: begun.append(item) or item, range(12)):
+
+    def make(item: int) -> int:
+        begun.append(item)
+        return item
+
+    for item in Lanes(3).run(make, range(12)):
         time.sleep(0.01)  # time enough to begin more than they may
         seen.append(len(begun) - over)
         over = item + 1

@@ -21,7 +21,8 @@ import pytest
 from tutorloop.agents import placement
 from tutorloop.agents.hosts import InProcess
 from tutorloop.agents.placement import Actor
-from tutorloop.agents.roles import Evidence, PublishError, RoleDied, RoleSpec, State
+from tutorloop.agents.roles import Evidence, PublishError, RoleDied, RoleSpec
+from tutorloop.evals.records import State
 from tutorloop.loops.config import ConfigError, changed
 from tutorloop.loops.journal import read_status
 from tutorloop.loops.launch import Interrupted, launch
