@@ -241,6 +241,37 @@ class Interrupts(small.Log):
             os.kill(os.getpid(), self.number)
 
 
+TWICE = """
+import asyncio
+from tutorloop.tests.policies_for_tests.shapes import prompt
+
+async def policy(case, room):
+    asks = (room.teacher.aask(f"{word}.\\n{prompt(case)}") for word in ("First", "Second"))
+    first, second = await asyncio.gather(*asks)
+    return first
+"""
+
+
+def test_a_wave_of_several_batches_is_answered_by_several_teachers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"rounds": 1, "triage": "tutorloop.policies.triage:wrong", "teacher__policy": small.policy(tmp_path, TWICE)}
+    launch(experiment(tmp_path, **told), tmp_path / "1")
+    both, first = threading.Barrier(2, timeout=SOON), Counter[str]()
+
+    def together(host: Any, method: str, args: tuple[Any, ...]) -> None:
+        if host.spec.role == "teacher" and method == "generate" and args[1][0].messages[0].content.startswith("First"):
+            first[host.name] += 1
+            if first[host.name] == 1:
+                both.wait()  # two batches of one wave: 64 cases, two asks each
+
+    with monkeypatch.context() as patched:
+        watched = Watched(together).on(InProcess, patched)
+        launch(experiment(tmp_path, 2, **told), tmp_path / "2")
+    assert first["teacher/0"] and first["teacher/1"] and watched.unproven() == []
+    assert differing(tmp_path / "1", tmp_path / "2") == []
+
+
 # ---- a stale one
 
 
@@ -282,6 +313,27 @@ def test_one_replica_of_another_base_blocks_the_run(
     with pytest.raises(PublishError, match=f"{name} holds another base .* than .*/0 "):
         launch(experiment(home, 3), tmp_path / "run")
     assert other and not (tmp_path / "run/rows/sheets").exists()
+
+
+@pytest.mark.parametrize("apart", [0.01, 0.2])
+def test_the_noise_is_that_of_the_replica_that_is_farthest_off(
+    apart: float, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = InProcess.call
+
+    def off(host: InProcess, method: str, *args: Any) -> Any:
+        said = answer(host, method, *args)
+        return tuple((x - apart,) for (x,) in said) if (host.name, method) == ("evaluator/1", "read") else said
+
+    monkeypatch.setattr(InProcess, "call", off)
+    if apart > 0.1:
+        with pytest.raises(PublishError, match=r"trainer and evaluator/1 differ by 0\.2 nats on the untouched base"):
+            launch(experiment(home, 3), tmp_path / "run")
+        assert not (tmp_path / "run/rows/sheets").exists()
+    else:
+        launch(experiment(home, 3, rounds=0), tmp_path / "run")
+        evidence = json.loads((tmp_path / "run/proofs/student-base.json").read_bytes())
+        assert evidence["noise"] == pytest.approx(apart)
 
 
 @pytest.mark.parametrize("name", ["student/2", "teacher/1"])
