@@ -154,7 +154,9 @@ def test_a_damaged_list_of_parts_is_named(damage: bytes | None, tmp_path: Path) 
 def test_parts_that_changed_places_are_named(tmp_path: Path) -> None:
     rows = numbered(tmp_path)
     one, two = rows.path(0), rows.path(1)
-    one.rename(tmp_path / "aside"), two.rename(one), (tmp_path / "aside").rename(two)
+    one.rename(tmp_path / "aside")
+    two.rename(one)
+    (tmp_path / "aside").rename(two)
     with pytest.raises(DamagedRows, match=r"part-00000\.parquet is not the file that was written"):
         list(rows)
 
