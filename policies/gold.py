@@ -30,7 +30,7 @@ class GoldWork:
 
     def __call__(self, case: Case, room: Room) -> list[Lesson]:
         work = room.gold(case).solution
-        lessons = [Lesson(act="gold", text=work, target=work, rejected=case.work)]
+        lessons = [Lesson(act="gold", text=work, target=work, rejected="" if case.right else case.work)]
         if case.problem.domain == "arithmetic":
             fresh = (anything(room.rng, "practice") for _ in range(self.practice))
             lessons += [practice_lesson(case, Task(question=q, work=solve(q))) for q in fresh]

@@ -489,7 +489,8 @@ def test_without_a_teacher_nothing_is_said_and_nothing_learnt(
     assert len(report.rounds) == 2 and report.rounds[1].why.startswith("nothing to learn")
 
 
-def test_the_control_without_a_teacher_spends_no_teacher_tokens(home: Path, tmp_path: Path) -> None:
-    report = launch(small.experiment(home, method="gold", rounds=1), tmp_path / "run")
+@pytest.mark.parametrize("control", ["gold", "uniform"])
+def test_a_control_without_a_teacher_spends_no_teacher_tokens(control: str, home: Path, tmp_path: Path) -> None:
+    report = launch(small.experiment(home, method=control, rounds=1), tmp_path / "run")
     assert report.rounds[1].cost.tokens == 0 and report.rounds[1].quiz.accuracy > report.rounds[0].quiz.accuracy
     assert set(report.rounds[1].origins) == {"gold", "lesson", "own"}
