@@ -6,14 +6,14 @@ and the learner's own right answers.
 """
 
 from array import array
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, cycle, islice, zip_longest
+from itertools import cycle, islice
 from random import Random
 
 from .records import Case, Example, Lesson
 from .room import Room
+from .triage import taking_turns
 
 
 def corrections(lessons: Sequence[Lesson], room: Room) -> list[Example]:
@@ -58,7 +58,7 @@ def fill(
     """
     if not new:
         return []
-    kept = _taking_turns(new, rng)[: max(1, int(rows * share))]
+    kept = list(islice(taking_turns(new, lambda e: e.task, rng), max(1, int(rows * share))))
     sources: dict[str, tuple[int, Callable[[int], Example]]] = {
         "earlier": (len(earlier), lambda i: replace(earlier[i], origin="earlier")),
         "own": (len(own), lambda i: own_answer(own[i])),
@@ -87,13 +87,3 @@ def own_answer(case: Case) -> Example:
         origin="own",
         problem=case.problem.id,
     )
-
-
-def _taking_turns(examples: Sequence[Example], rng: Random) -> list[Example]:
-    groups: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        groups[example.task].append(example)
-    for group in groups.values():
-        rng.shuffle(group)
-    turns = zip_longest(*(groups[name] for name in sorted(groups)))
-    return [e for e in chain.from_iterable(turns) if e is not None]

@@ -2,24 +2,50 @@
 
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
+from random import Random
+from typing import TypeVar
 
 from ..evals.rows import where
 from .records import Case
 from .room import Room
 from .teaching import diagnosed
 
+T = TypeVar("T")
+
+
+def whole(case: Case) -> bool:
+    """Whether no attempt was cut off."""
+    return not any(g.label == "truncated" for g in case.grades)
+
 
 def wrong(cases: Sequence[Case], room: Room) -> Sequence[Case]:
     """Every case that is not right; a truncated attempt is no error to teach from."""
-    return where(cases, lambda c: not c.right and not any(g.label == "truncated" for g in c.grades))
+    return where(cases, lambda c: not c.right and whole(c))
 
 
 def unsolved(cases: Sequence[Case], room: Room) -> Sequence[Case]:
     """Every case that is not right, the truncated ones too: for lessons that do not go by the learner's own work."""
     return where(cases, lambda c: not c.right)
+
+
+def taking_turns(
+    rows: Sequence[T], group: Callable[[T], str], rng: Random, *, most: Callable[[str], int | None] = lambda name: None
+) -> Iterator[T]:
+    """One row of each group, then the next of each, in an order of the group's own; of a group at most `most`.
+
+    >>> "".join(taking_turns("aaaabbc", str, Random(0), most=lambda name: 3))
+    'abcabaa'
+    """
+    groups: dict[str, array[int]] = defaultdict(lambda: array("Q"))  # where in `rows`: there may be a million
+    for at, row in enumerate(rows):
+        groups[group(row)].append(at)
+    for places in groups.values():
+        rng.shuffle(places)
+    turns = zip_longest(*(groups[name][: most(name)] for name in sorted(groups)))
+    return (rows[at] for at in chain.from_iterable(turns) if at is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +62,7 @@ class Balanced:
     limit: int | None = None
 
     def __call__(self, cases: Sequence[Case], room: Room) -> list[Case]:
-        errors = wrong(cases, room)
-        groups: dict[str, array[int]] = defaultdict(lambda: array("Q"))  # where in `errors`: there may be a million
-        for at, case in enumerate(errors):
-            groups[diagnosed(case)].append(at)
-        for group in groups.values():
-            room.rng.shuffle(group)
-        turns = zip_longest(*(groups[name][: self.each if name else self.undiagnosed] for name in sorted(groups)))
-        picked = [errors[at] for at in chain.from_iterable(turns) if at is not None]
-        return [replace(c, reason=diagnosed(c) or "undiagnosed") for c in picked[: self.limit]]
+        turns = taking_turns(
+            wrong(cases, room), diagnosed, room.rng, most=lambda name: self.each if name else self.undiagnosed
+        )
+        return [replace(c, reason=diagnosed(c) or "undiagnosed") for c in islice(turns, self.limit)]

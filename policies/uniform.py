@@ -8,9 +8,10 @@ Not covered: drawing evenly where gold has no `skill` (all problems are then one
 package cannot write problems: there, rounds have fewer new rows than those of `gold`.
 """
 
-from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 
+from ..evals.rows import where
 from .attempting import answer
 from .checking import Sound
 from .curating import corrections
@@ -19,21 +20,14 @@ from .records import Case
 from .room import Room
 from .rounds import Rounds
 from .slots import Method
-from .triage import wrong
+from .triage import taking_turns, whole, wrong
 from .updating import sft_then_dpo
 
 
 def evenly(cases: Sequence[Case], room: Room) -> list[Case]:
     """As many cases as are wrong, but any, right ones too: the skills take turns, each in an order of its own."""
-    mistakes, turns = wrong(cases, room), Counter[str]()
-    drawn: list[tuple[int, Case]] = []
-    anyone = [c for c in cases if c.right] + mistakes
-    for case in room.rng.sample(anyone, len(anyone)):
-        skill = room.gold(case).skill
-        drawn.append((turns[skill], case))
-        turns[skill] += 1
-    drawn.sort(key=lambda turn: turn[0])
-    return [case for _, case in drawn[: len(mistakes)]]
+    turns = taking_turns(where(cases, whole), lambda case: room.gold(case).skill, room.rng)
+    return list(islice(turns, len(wrong(cases, room))))
 
 
 METHOD = Method(
