@@ -4,9 +4,11 @@
     for round in report.rounds:
         print(round.number, round.quiz.accuracy, round.quiz.interval, round.kept)
 
-The public names are resolved lazily: `import tutorloop` loads neither torch nor ray.
+The public names are resolved lazily: `import tutorloop` loads neither torch nor ray. It does turn off what libraries
+report to their makers (`QUIET`), before any of them is imported; a variable that is set already keeps its value.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,17 @@ if TYPE_CHECKING:
     from .policies.slots import Method as Method
 
 __version__ = "0.1.0"
+
+QUIET = {
+    "DISABLE_KUBEFLOW_INTEGRATION": "TRUE",  # transformers reports to a Kubeflow server, whatever `report_to` says
+    "DO_NOT_TRACK": "1",  # huggingface_hub, vLLM
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # its user agent; TRL's ping from each trainer
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # datasets, at each load
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)
 
 _WHERE = {
     "Attempt": ".evals.records",

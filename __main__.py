@@ -10,7 +10,10 @@ def main() -> None:
         cast(TextIO, stream).reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
     try:
         from .loops.cli import app
+        from .loops.terminal import inert
 
+        # For good: a traceback is printed after everything else.
+        sys.stdout, sys.stderr = inert(sys.stdout), inert(sys.stderr)
         app(prog_name="tutorloop")
     except KeyboardInterrupt:  # before there was anything to pause
         sys.exit(130)

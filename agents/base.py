@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is first imported; TRL pings otherwise
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch

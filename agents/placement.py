@@ -15,11 +15,9 @@ import ctypes
 import faulthandler
 import gc
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +25,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read by the processes that Ray starts
 # Else Ray's servers listen on every interface, even where its node is asked to be 127.0.0.1. Read on import.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a role without GPUs sees none
@@ -35,19 +32,26 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a role witho
 import ray
 from ray import exceptions as failed
 
+from ..evals.redact import redacted, through, without_secrets
+from . import leftovers
 from .build import build
 from .roles import RoleDied, RoleHung, RoleSpec, devices
 
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 """Variables of the driver's environment that a role sees wherever it runs; none of them is a secret."""
 
-_temporary: list[Path] = []
+OF_THE_HUB = ("HF_TOKEN", "HTTPS_PROXY", "https_proxy")
+"""The same for a role whose model lies on the Hugging Face hub, and may be gated; these may be secrets."""
+
+_claims: list[leftovers.Claim] = []
 
 
 def start(
     cpus: int | None = None, *, specs: Sequence[RoleSpec] = (), address: str = "", insecure: bool = False
 ) -> None:
-    """Start a local Ray on the loopback interface, without dashboard or telemetry; or join a cluster.
+    """Start a local Ray on the loopback interface, without dashboard, telemetry or secrets; or join a cluster.
+
+    First it tidies up after runs that are dead.
 
     Args:
         cpus: Cores that Ray counts; all. Roles take none of them: there may be more roles than cores.
@@ -68,14 +72,17 @@ def start(
         if address:
             ray.init(address=address, **quiet)
         else:
-            _temporary.append(Path(tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))))
-            ray.init(
-                num_cpus=cpus,
-                include_dashboard=False,
-                object_store_memory=200 << 20,  # records travel, not tensors
-                _temp_dir=str(_temporary[-1]),  # sockets of this run, for this user
-                **quiet,
-            )
+            leftovers.sweep()
+            _claims.append(leftovers.Claim())
+            with without_secrets():
+                ray.init(
+                    address="local",  # whatever cluster RAY_ADDRESS names
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    object_store_memory=200 << 20,  # records travel, not tensors
+                    _temp_dir=str(_claims[-1].room),  # sockets of this run, for this user
+                    **quiet,
+                )
             node = ray.util.get_node_ip_address()
             if node != "127.0.0.1":
                 stop()
@@ -93,8 +100,23 @@ def start(
 def stop() -> None:
     """Shut Ray down and remove what it left in the temporary folder."""
     ray.shutdown()
-    while _temporary:
-        shutil.rmtree(_temporary.pop(), ignore_errors=True)
+    while _claims:
+        _claims.pop().release()
+
+
+def answer() -> str:
+    """Start a local Ray, let it run something, stop it; where it listened. For `doctor`, in a process of its own."""
+    start(1)
+    try:
+        where: str = ray.get(ray.remote(_where).options(num_cpus=0).remote())
+    finally:
+        stop()
+    return where
+
+
+def _where() -> str:
+    node: str = ray.util.get_node_ip_address()
+    return node
 
 
 class Actor:
@@ -142,7 +164,9 @@ class Actor:
 
     def _start(self) -> None:
         remote: Any = ray.remote(Holder)
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        from_hub = self.spec.model and not Path(self.spec.model).expanduser().exists()
+        passed = (*PASSED_ON, *OF_THE_HUB) if from_hub else PASSED_ON
+        environment = {name: os.environ[name] for name in passed if name in os.environ}
         self._mark = self.log.stat().st_size if self.log.exists() else 0
         self._host = ""
         self.handle = remote.options(
@@ -196,13 +220,13 @@ class Holder:
     def __init__(self, spec: RoleSpec, name: str, log: Path, environment: Mapping[str, str]) -> None:
         _die_with_parent()
         os.environ.update(environment)
-        # Set before torch is imported, which happens in `build`.
-        os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", OMP_NUM_THREADS=str(spec.threads))
+        os.environ["OMP_NUM_THREADS"] = str(spec.threads)  # before torch is imported, which happens in `build`
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log.open("ab", buffering=0)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(self.log.fileno(), stream.fileno())
+        sys.stdout, sys.stderr = through(sys.stdout, redacted), through(sys.stderr, redacted)
         faulthandler.enable(self.log)
         self.spec, self.name, self.role = spec, name, None
 

@@ -22,6 +22,7 @@ from ..evals.graders import grade
 from ..evals.lookup import Lookup
 from ..evals.pools import Course
 from ..evals.records import Attempt, Gold, Messages, Problem, State, Turn, Verdict, user
+from ..evals.redact import redacted
 from ..evals.rows import checked
 from ..policies.records import Case, Cost, Example, Json, Lesson
 from ..policies.room import Asked, Ledger, Model
@@ -32,6 +33,7 @@ from .waves import Wave, block
 
 T = TypeVar("T")
 _REPLY = TypeAdapter(Reply)
+_REQUEST = TypeAdapter(Request)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,8 +318,12 @@ class ItemModel:
         )
 
     def _request(self, messages: Messages, prefix: str = "", *, schema: str = "", sample: int | None) -> Request:
-        """Checked here, in the policy's hands: what is no request fails its own item, and not the engine."""
+        """Checked here, in the policy's hands: what is no request fails its own item, and not the engine.
+
+        Without secrets, so that what was asked is what is on record.
+        """
         request = checked(Request(messages=messages, prefix=prefix, schema=schema, sample=sample or 0), Request)
+        request = _REQUEST.validate_json(redacted(to_json(request)))
         if not any(turn.role == "user" for turn in request.messages):
             raise ValueError("a prompt needs a turn of the user's")
         if sample is not None:

@@ -57,6 +57,8 @@ OURS = {
     "precompute_ref_log_probs": "the reference is set after the trainer is built",
     "sync_ref_model": "a reference is a named state",
     "push_to_hub": "nothing leaves the run folder",
+    "hub_token": "nothing leaves the run folder",
+    "trust_remote_code": "code that comes with a model is never run",
     "packing": "rows would share a sequence on engines without FlashAttention",
     "padding_free": "it needs FlashAttention",
 }

@@ -19,10 +19,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from .base import Base, logprobs, read  # first: it turns the libraries' telemetry off
-from .roles import Canary, Hello, Job, Readings, RoleSpec, Trained
-
-# isort: split
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -34,6 +30,8 @@ from trl.trainer.utils import disable_dropout_in_model
 from ..evals.records import State
 from ..evals.rows import sync_folder
 from ..policies.records import Json
+from .base import Base, logprobs, read
+from .roles import Canary, Hello, Job, Readings, RoleSpec, Trained
 from .settings import DPO, LORA, SFT, check_settings
 from .trl_rows import PairsDPO, TokenRows, WeightedCollator, WeightedSFT
 from .weights import ADAPTER_CONFIG, adapter_digest

@@ -9,15 +9,13 @@ Not covered: weights under DPO (refused), packing, images.
 import math
 from typing import Any
 
-from .base import Chat  # first: it turns the libraries' telemetry off
-
-# isort: split
 import torch
 from datasets import Dataset
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from ..policies.records import Example
+from .base import Chat
 from .roles import Job
 
 SAMPLED = 32

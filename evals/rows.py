@@ -26,6 +26,7 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationEr
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .records import Failure
+from .redact import redacted
 
 T = TypeVar("T")
 
@@ -294,6 +295,9 @@ def _write(target: Path, records: Sequence[T], of: type[T], failures: Sequence[F
     import pyarrow.parquet as pq
 
     said = _adapter(list[of]).dump_json(list(records))  # type: ignore[valid-type]
+    if (clean := redacted(said)) != said:
+        said, records = clean, _adapter(list[of]).validate_json(clean)  # type: ignore[valid-type]
+    failed = redacted(b"\n".join(to_json(f) for f in failures)).splitlines()
     schema = pa.schema([(name, kind or pa.string()) for name, kind in _columns(cast(Any, of)).items()])
     columns = [
         pa.array(
@@ -302,7 +306,7 @@ def _write(target: Path, records: Sequence[T], of: type[T], failures: Sequence[F
         for name, kind in _columns(cast(Any, of)).items()
     ]
     if failures:
-        atomic_write(_failures(target), b"\n".join(to_json(f) for f in failures) + b"\n")
+        atomic_write(_failures(target), b"\n".join(failed) + b"\n")
     with atomic(target) as part:
         # So few rows gain nothing from dictionaries and statistics, which take longer than the rows.
         pq.write_table(
@@ -315,7 +319,7 @@ def _write(target: Path, records: Sequence[T], of: type[T], failures: Sequence[F
     return Part(
         n=len(records),
         failed=len(failures),
-        digest=hashlib.sha256(b"\n".join([said, *(to_json(f) for f in failures)])).hexdigest(),
+        digest=hashlib.sha256(b"\n".join([said, *failed])).hexdigest(),
         sha256=file_sha256(target),
     )
 
@@ -394,7 +398,7 @@ class atomic:
 
 def atomic_write(path: Path, content: bytes) -> None:
     with atomic(path) as part:
-        part.write_bytes(content)
+        part.write_bytes(redacted(content))
 
 
 def sync_folder(folder: Path) -> None:

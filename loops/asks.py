@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
 from ..evals.lookup import scratch
+from ..evals.redact import redacted
 from ..evals.rows import atomic
 from ..policies.records import Cost
 from ..policies.room import Asked, Recalled
@@ -68,7 +69,8 @@ class Asks:
     def answered(self, step: str, replies: Mapping[str, tuple[str, Cost]]) -> None:
         self._append(step, [["reply", key, text, c.tokens_in, c.tokens_out] for key, (text, c) in replies.items()])
         for key, (text, cost) in replies.items():
-            self._learn(_entry(step, key, self._flying.pop(key), text, cost.tokens_in, cost.tokens_out))
+            # As a resumed run would read it.
+            self._learn(_entry(step, key, self._flying.pop(key), redacted(text), cost.tokens_in, cost.tokens_out))
 
     def reused(self, step: str, asks: Sequence[tuple[str, str, str]]) -> None:
         new = [ask for ask in dict.fromkeys(asks) if self._learn(_reuse(step, *ask))]
@@ -129,7 +131,7 @@ class Asks:
             if f.tell() == 0 or not _ends_whole(path):
                 # A torn line of a killed process stays what it is: no entry. It may have been the step's name.
                 f.write((b"\n" if f.tell() else b"") + to_json(["step", step]) + b"\n")
-            f.write(b"".join(to_json(line) + b"\n" for line in lines))
+            f.write(redacted(b"".join(to_json(line) + b"\n" for line in lines)))
             f.flush()
             os.fsync(f.fileno())
 

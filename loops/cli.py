@@ -160,18 +160,31 @@ def methods(as_json: AsJson = False) -> None:
     _print(found, method_lines(found), as_json)
 
 
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the runs are, or will be.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Say whether this machine is fit to run, and what to mend. Exit code 2 if anything must be."""
+    from .doctor import doctor_lines, examine
+
+    found = examine(folder)
+    _print(found, doctor_lines(found), as_json)
+    raise typer.Exit(2 if any(f.status == "fail" for f in found) else 0)
+
+
 def _print(value: Any, lines: Iterable[str], as_json: bool) -> None:
     if as_json:
         from pydantic_core import to_json
 
-        typer.echo(to_json(value, indent=1))
+        typer.echo(to_json(value, indent=1).decode())  # as text: bytes would pass by what makes it harmless
     else:
         typer.echo("\n".join(lines))
 
 
 def _say(line: str) -> None:
     """One line for a person, whatever is in it."""
-    from .words import safe
+    from .terminal import safe
 
     typer.echo(safe(line), err=True)
 
@@ -206,12 +219,15 @@ def _log(root: Path) -> Path | None:
     import time
     import traceback
 
+    from ..evals.redact import redacted
+
     if not (root / "run.json").exists():
         return None
     log = root / "logs" / "driver.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("a", encoding="utf-8", errors="backslashreplace") as f:
-        f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(sys.argv)}\n{traceback.format_exc()}\n")
+        told = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(sys.argv)}\n{traceback.format_exc()}\n"
+        f.write(redacted(told))
     return log
 
 

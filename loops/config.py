@@ -6,13 +6,16 @@ is refused, naming what changed. Not covered: helpers that a policy's file impor
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 
+from ..evals.redact import redacted
 from ..policies.records import Evidence
 from ..policies.rounds import Budget
 
@@ -201,6 +204,26 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tu
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key) and key not in GROWS and key not in FREE
     }
+
+
+_SECRET = re.compile(r"api_?key|passw|secret|credential|(access|auth|bearer|hub)_?token", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+
+
+def holds_no_secret(config: Experiment) -> None:
+    """An experiment is stored with its run, and handed to roles: a secret it may only name.
+
+    Raises:
+        ConfigError: a value is a secret of the environment, or stands under a key for secrets and names no variable.
+    """
+    for key, value in _flat(config.model_dump(mode="json")):
+        text = to_json(value).decode()
+        named = isinstance(value, str) and (not value or _VARIABLE.fullmatch(value))
+        if redacted(text) != text or (_SECRET.search(key) and not named):
+            raise ConfigError(
+                f"`{key}` holds a secret, and would be stored with the run. Put the secret into an environment "
+                "variable, and here at most the variable's name."
+            )
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from pydantic_core import from_json, to_json
 
 from ..agents.lanes import Lanes
 from ..evals.records import Failure
+from ..evals.redact import redacted
 from ..evals.rows import Rows, Table, atomic_write, write_rows
 from ..policies.records import Cost, Json
 from ..policies.room import Asked, Recalled
@@ -108,19 +109,18 @@ class Journal:
         inputs = hashlib.sha256(to_json([args, kwargs]).replace(to_json(self.root), b'""')).hexdigest()
         codec: TypeAdapter[R] = TypeAdapter(get_type_hints(getattr(do, "func", do))["return"])  # a `partial`'s own
         started = time.perf_counter()
-        if replayed := path.exists():
-            record = self._record(path)
-            if record["inputs"] != inputs:
-                raise JournalError(
-                    f"step {name!r} in {self.root} is on record for other inputs ({record['inputs'][:8]}, now "
-                    f"{inputs[:8]}): config, data or an earlier step has changed. Use a new folder: --run-dir NEW"
-                )
-        else:
+        if not (replayed := path.exists()):
             value = codec.dump_python(do(*args, **kwargs), mode="json")
             seconds = round(time.perf_counter() - started, 3)
-            record = {"step": name, "inputs": inputs, "seconds": seconds, "value": value}
             self.asks.compact(name)
+            record = {"step": name, "inputs": inputs, "seconds": seconds, "value": value}
             atomic_write(path, to_json(record, indent=1))
+        record = self._record(path)
+        if record["inputs"] != inputs:
+            raise JournalError(
+                f"step {name!r} in {self.root} is on record for other inputs ({record['inputs'][:8]}, now "
+                f"{inputs[:8]}): config, data or an earlier step has changed. Use a new folder: --run-dir NEW"
+            )
         self.tick.step(name, time.perf_counter() - started, replayed)
         return codec.validate_python(record["value"], context={"root": self.root})
 
@@ -191,7 +191,7 @@ class Journal:
         with (self.root / "notes.jsonl").open("ab") as f:
             if f.tell():
                 f.write(b"\n")  # whatever stands there, whole or torn by a kill, is a line of its own
-            f.write(b"\n".join(to_json([step, key, value]) for key, value in notes.items()))
+            f.write(redacted(b"\n".join(to_json([step, key, value]) for key, value in notes.items())))
             f.flush()
             os.fsync(f.fileno())
 

@@ -27,7 +27,7 @@ from ..evals.rows import atomic_write
 from ..policies.rounds import Report
 from ..policies.slots import Stages
 from .book import Book
-from .config import ConfigError, CourseConfig, Experiment, changed, load, resolve
+from .config import ConfigError, CourseConfig, Experiment, changed, holds_no_secret, load, resolve
 from .courses import read_course
 from .journal import SCHEMA, JournalError, Tick, locked
 from .methods import stages_of
@@ -74,6 +74,7 @@ def prepare(
     else:
         config, folder = load(Path(experiment), overrides), Path(experiment).resolve().parent
     stages, sources = stages_of(config, folder)
+    holds_no_secret(config)  # here, as a policy's file may have filled the environment
     for learner in {m.learner for m in stages} - {"student"}:
         raise ConfigError(f"method {config.method!r} trains {learner!r}; only the student can be trained so far.")
     if config.teacher.engine == "transformers" and any("schema" in m.requires for m in stages):

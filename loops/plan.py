@@ -27,7 +27,8 @@ from .config import Experiment
 from .courses import read_course
 from .launch import Prepared, prepare, role_specs
 from .methods import stages_of
-from .words import columns, safe
+from .terminal import safe
+from .words import columns
 
 SLOTS = ("select", "attempt", "verify", "triage", "teach", "check", "curate", "update")
 Origin = Literal["yours", "the method's", "ours", "the library's"]

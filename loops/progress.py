@@ -10,7 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pydantic_core import from_json
 
 from ..evals.statistics import wilson
 from .journal import Tick
+from .terminal import bare, inert, safe
 
 VERBS = ("select", "attempt", "verify", "triage", "teach", "check", "curate", "update", "publish", "quiz", "gate")
 EVERY = 10.0
@@ -144,7 +145,7 @@ class Lines(Tick):
 
     def say(self, line: str) -> None:
         self._told = time.monotonic()
-        print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {safe(line)}", file=sys.stderr, flush=True)
 
 
 class Live(Tick):
@@ -182,14 +183,14 @@ class Live(Tick):
         self._show(following(name), None)
 
     def _say(self, line: str) -> None:
-        self.bars.console.print(line, style="dim", markup=False, highlight=False)
+        self.bars.console.print(safe(line), style="dim", markup=False, highlight=False, emoji=False)
 
     def _show(self, name: str, total: int | None) -> None:
         self._phase, self._pace = name, Pace()
         verb = name.partition("/")[2]
         took = self.took.get(verb) if verb in VERBS else None
         told = f"took {spent(took)} in the round before" if took else ""
-        self.bars.reset(self._task, total=total, description=phase(name) if name else "", told=told)
+        self.bars.reset(self._task, total=total, description=safe(phase(name)) if name else "", told=told)
 
 
 @contextmanager
@@ -205,8 +206,11 @@ def progress(root: Path, quiet: bool = False) -> Iterator[Tick]:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     plain = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[told]}", markup=False)
-    console = Console(stderr=True)
-    with Progress(
-        SpinnerColumn(), plain[0], BarColumn(24), TimeElapsedColumn(), plain[1], console=console, transient=True
-    ) as bars:
+    columns = SpinnerColumn(), plain[0], BarColumn(24), TimeElapsedColumn(), plain[1]
+    bars = Progress(*columns, console=Console(file=bare(sys.stderr)), transient=True)
+    with (
+        bars,
+        redirect_stdout(inert(sys.stdout)),
+        redirect_stderr(inert(sys.stderr)),
+    ):  # `bars` has put its own in place
         yield Live(root, bars)

@@ -9,20 +9,12 @@ from typing import Any
 
 from .history import Chapter, History, Told
 from .show import Change, Masked, RoundLine, RunLine, RunView, Skilled
+from .terminal import safe
 
 UNREADABLE = 0.02
 """Share of truncated and unparsed answers above which an accuracy is printed with a warning."""
 LINES = 12
 """Of one answer; the middle of a longer one is left out."""
-
-
-def safe(text: str) -> str:
-    """One line as it may be printed: what a terminal would obey is written out.
-
-    >>> safe("5-1 put 4\\x1b[2J")
-    '5-1 put 4\\\\x1b[2J'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def columns(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:

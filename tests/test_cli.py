@@ -439,7 +439,7 @@ def test_what_a_terminal_would_obey_is_written_out(shell: Shell) -> None:
     assert tables
     done = shell("show", "runs/small", next(iter(tables.cases)).problem.id)
     assert "\x1b" not in done.out and "\x07" not in done.out
-    assert "\\x1b[2J[bold red]look\\x07" in done.out
+    assert "\\u001b[2J[bold red]look\\u0007" in done.out
     assert "refused" in done.out
 
 

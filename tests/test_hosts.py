@@ -260,7 +260,7 @@ def test_ray_listens_to_this_machine_only(ray: None) -> None:
     """Every socket that a process of this session listens on is on the loopback interface."""
     import ray as library
 
-    ours = str(placement._temporary[-1])
+    ours = str(placement._claims[-1].folder)
     listening = {}
     for line in [
         *Path("/proc/net/tcp").read_text().splitlines()[1:],

@@ -79,10 +79,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[zipfile.ZipFile, ta
     return zipfile.ZipFile(wheel), tarfile.open(sdist)
 
 
-def test_the_wheel_has_every_module_the_marker_of_types_and_the_student(built: Any) -> None:
+def test_the_wheel_has_every_module_the_marker_of_types_the_tested_versions_and_the_student(built: Any) -> None:
     names = set(built[0].namelist())
     assert {f"tutorloop/{name(path)}" for path in FILES} <= names
-    assert {"tutorloop/__init__.py", "tutorloop/__main__.py", "tutorloop/py.typed"} <= names
+    assert {f"tutorloop/{n}" for n in ("__init__.py", "__main__.py", "py.typed", "constraints.txt")} <= names
     student = {f"tutorloop/{name(p)}" for p in (ROOT / "evals/arithmetic/student").glob("*")}
     assert student <= names and any(n.endswith(".safetensors") for n in student)
     outside = {n for n in names if not n.startswith(("tutorloop/", "tutorloop-"))}

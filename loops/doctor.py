@@ -1,0 +1,230 @@
+"""Whether this machine is fit to run: versions, resources, Ray, and what dead runs have left.
+
+Starts nothing in this process: GPUs and Ray are asked in processes of their own, both at once, which are ended when
+they have not answered in time. Nothing is written but into temporary folders that are removed again.
+
+Not covered: the other nodes of a cluster; limits that a container sets; whether a model fits into memory.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from ..agents import leftovers
+from ..evals.redact import public, secrets
+from .terminal import safe
+from .words import columns
+
+TESTED = Path(__file__).parent.parent / "constraints.txt"
+"""The versions that are tested together; ships with the package."""
+TESTED_PYTHON = "3.11"
+PATIENCE = 60.0
+"""Seconds that a library may take to answer. Usually it is two for torch and four for Ray."""
+GB = 1 << 30
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+    """What to do; empty when there is nothing."""
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Look at everything. `folder`: where runs are, or will be."""
+    dead = leftovers.find()  # before Ray is started, which tidies up
+    with ThreadPoolExecutor(2) as beside:
+        asked = beside.submit(gpus), beside.submit(ray)
+        found = [python(), *packages(), cpu(), memory(), disk(folder)]
+        found += [answer.result() for answer in asked]
+    return [*found, left(dead), sandbox(), kept()]
+
+
+def doctor_lines(findings: Sequence[Finding]) -> Iterator[str]:
+    yield from columns([[f.status, f.name, safe(": ".join(x for x in (f.found, f.advice) if x))] for f in findings])
+    counts = {status: sum(f.status == status for f in findings) for status in ("fail", "warn")}
+    yield f"{counts['fail']} to mend, {counts['warn']} to know of" if any(counts.values()) else "all is well"
+
+
+# ---- versions
+
+
+def python() -> Finding:
+    here = ".".join(map(str, sys.version_info[:3]))
+    if here.startswith(f"{TESTED_PYTHON}."):
+        return Finding(name="python", status="ok", found=f"{here}, tested")
+    return Finding(
+        name="python", status="warn", found=f"{here}, in range, not tested", advice=f"tested: {TESTED_PYTHON}"
+    )
+
+
+def packages() -> list[Finding]:
+    """What the package needs, and which of its extras are there."""
+    needed = [Requirement(line) for line in requires(__name__.partition(".")[0]) or ()]
+    return [
+        package(r) for r in needed if r.marker is None or (r.marker.evaluate({"extra": "vllm"}) and _version(r.name))
+    ]
+
+
+def package(needed: Requirement) -> Finding:
+    here, tested = _version(needed.name), _tested().get(needed.name.lower())
+    install = f"pip install --constraint {TESTED} '{needed.name}'"
+    if here is None:
+        return Finding(name=needed.name, status="fail", found="not installed", advice=install)
+    if not needed.specifier.contains(here, prereleases=True):
+        told = f"{here}, out of range ({needed.specifier})"
+        return Finding(name=needed.name, status="fail", found=told, advice=install)
+    if tested and Version(here).public == tested:  # torch calls itself 2.13.0+cpu
+        return Finding(name=needed.name, status="ok", found=f"{here}, tested")
+    told = f"{here}, in range, not tested{f' (tested: {tested})' if tested else ''}"
+    return Finding(name=needed.name, status="warn", found=told, advice=install if tested else "")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _tested() -> dict[str, str]:
+    lines = (line.split("==") for line in TESTED.read_text(encoding="utf-8").splitlines() if "==" in line)
+    return {name.lower(): pinned for name, pinned in lines}
+
+
+# ---- the machine
+
+
+def cpu() -> Finding:
+    cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or 1
+    return Finding(name="cpu", status="ok", found=f"{cores} core{'s' if cores > 1 else ''}")
+
+
+def memory() -> Finding:
+    told = psutil.virtual_memory()
+    found = f"{told.available / GB:.1f} of {told.total / GB:.1f} GB free"
+    return _enough("memory", told.available, (4 * GB, GB), found, "four roles with the shipped student take 3 GB")
+
+
+def disk(folder: Path) -> Finding:
+    """Of the file system on which a run folder lies or would lie."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not os.access(there, os.W_OK):
+        return Finding(
+            name="disk", status="fail", found=f"{there} cannot be written", advice="choose another --run-dir"
+        )
+    free = shutil.disk_usage(there).free
+    return _enough(
+        "disk", free, (5 * GB, GB // 2), f"{free / GB:.1f} GB free at {there}", "make room, or choose another --run-dir"
+    )
+
+
+def _enough(name: str, there: float, wanted: tuple[int, int], found: str, advice: str) -> Finding:
+    status: Status = "ok" if there >= wanted[0] else "warn" if there >= wanted[1] else "fail"
+    return Finding(name=name, status=status, found=found, advice="" if status == "ok" else advice)
+
+
+# ---- libraries, in processes of their own
+
+
+def gpus() -> Finding:
+    code = (
+        "import torch\n"
+        "for i in range(torch.cuda.device_count()):\n"
+        "    p = torch.cuda.get_device_properties(i)\n"
+        "    print(f'{p.name}, {p.total_memory / 2**30:.0f} GB')\n"
+    )
+    answered, told = _ask(code)
+    if not answered:
+        return Finding(name="gpus", status="fail", found=told, advice="mend torch or its driver; roles need torch")
+    return Finding(name="gpus", status="ok", found="; ".join(told.splitlines()) or "none; roles run on the CPU")
+
+
+def ray() -> Finding:
+    answered, told = _ask("from tutorloop.agents import placement; print(placement.answer())")
+    if answered:
+        return Finding(name="ray", status="ok", found=f"a local Ray started and answered on {told}")
+    return Finding(name="ray", status="fail", found=told, advice="mend it, or run with `placement=local`")
+
+
+def _ask(code: str) -> tuple[bool, str]:
+    """Whether Python ran this in time, and what it printed; or the last line of why not."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=public(),
+        start_new_session=True,  # so that what it starts is ended with it
+    )
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return False, f"no answer within {PATIENCE:g} s"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if process.returncode:
+        why = [line for line in err.decode(errors="replace").splitlines() if line.strip()]
+        return False, why[-1].strip() if why else f"it ended with {process.returncode}"
+    return True, out.decode(errors="replace").strip()
+
+
+# ---- what is ours
+
+
+def left(dead: Sequence[leftovers.Leftover]) -> Finding:
+    """What dead runs have left, and whether it is gone now that Ray was started once more."""
+    if still := leftovers.find():
+        return Finding(name="leftovers", status="warn", found=_counted(still), advice="the next run on Ray removes it")
+    return Finding(name="leftovers", status="ok", found=f"{_counted(dead)}; removed" if dead else "none")
+
+
+def _counted(dead: Sequence[leftovers.Leftover]) -> str:
+    folders = ", ".join(str(leftover.folder) for leftover in dead)
+    return f"{folders} and {sum(len(leftover.processes) for leftover in dead)} processes of dead runs"
+
+
+def sandbox() -> Finding:
+    """Bubblewrap, in which programs are graded."""
+    found = shutil.which("bwrap")
+    if not found:
+        told, advice = "not installed", "only programs that are to be graded need it: apt install bubblewrap"
+        return Finding(name="bubblewrap", status="warn", found=told, advice=advice)
+    try:
+        command = [found, "--ro-bind", "/", "/", "--unshare-all", "true"]
+        works = not subprocess.run(command, capture_output=True, timeout=5).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        works = False
+    if works:
+        return Finding(name="bubblewrap", status="ok", found=found)
+    advice = "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1)"
+    return Finding(name="bubblewrap", status="warn", found=f"{found} cannot make a sandbox", advice=advice)
+
+
+def kept() -> Finding:
+    """The variables whose values are secrets."""
+    names = sorted({*secrets().values()})
+    told = f"{', '.join(names)}: replaced by their names in all that is written, and kept from Ray" if names else "none"
+    return Finding(name="secrets", status="ok", found=told)

@@ -1,0 +1,216 @@
+"""`tutorloop doctor`: what it looks at, what it says to do, and that it ends whatever hangs."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from typer.testing import CliRunner
+
+from tutorloop.agents.leftovers import Leftover
+from tutorloop.loops import doctor
+from tutorloop.loops.cli import app
+from tutorloop.loops.doctor import Finding, examine, package
+
+Usage = namedtuple("Usage", "total used free")
+CLAIM = """
+import os
+from tutorloop.agents.leftovers import Claim
+claim = Claim()
+claim.room.mkdir()
+print(claim.folder, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where Ray's folders of this test are: a path short enough for sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield Path(folder)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, place: Path) -> pytest.MonkeyPatch:
+    """Neither torch nor Ray is asked, and there is memory."""
+    for name in ("gpus", "ray", "memory"):
+        monkeypatch.setattr(doctor, name, lambda name=name: Finding(name=name, status="ok", found="there"))
+    return monkeypatch
+
+
+def by_name(found: list[Finding]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in found}
+
+
+# ---- versions
+
+
+@pytest.mark.parametrize(
+    ("here", "status", "found"),
+    [
+        ("2.13.0", "ok", "2.13.0, tested"),
+        ("2.13.0+cpu", "ok", "2.13.0+cpu, tested"),
+        ("2.14.1", "warn", "2.14.1, in range, not tested (tested: 2.13.0)"),
+        ("2.5.0", "fail", "2.5.0, out of range (>=2.6)"),
+        (None, "fail", "not installed"),
+    ],
+)
+def test_a_version_is_tested_or_in_range_or_out_of_it(
+    monkeypatch: pytest.MonkeyPatch, here: str | None, status: str, found: str
+) -> None:
+    monkeypatch.setattr(doctor, "_tested", lambda: {"torch": "2.13.0"})
+    monkeypatch.setattr(doctor, "_version", lambda _: here)
+    told = package(Requirement("torch>=2.6"))
+    assert (told.status, told.found) == (status, found)
+    assert ("pip install --constraint" in told.advice) == (status != "ok")
+
+
+def test_every_dependency_is_looked_at_and_the_tested_set_ships_with_the_package(quick: pytest.MonkeyPatch) -> None:
+    found = by_name(doctor.packages())
+    assert {"torch", "transformers", "trl", "peft", "ray", "datasets", "langchain-core"} <= found.keys()
+    assert not {"pytest", "matplotlib"} & found.keys(), "nobody needs them to run"
+    assert doctor._tested()["pyyaml"], "whatever its letters' case"
+    quick.setattr(doctor, "TESTED_PYTHON", "3.8")
+    assert doctor.python().status == "warn"
+
+
+# ---- the machine
+
+
+@pytest.mark.parametrize(("gigabytes", "status"), [(8, "ok"), (2, "warn"), (0.1, "fail")])
+def test_little_memory_is_told(monkeypatch: pytest.MonkeyPatch, gigabytes: float, status: str) -> None:
+    told = namedtuple("told", "total available")(16 * doctor.GB, int(gigabytes * doctor.GB))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: told)
+    assert doctor.memory().status == status
+    assert bool(doctor.memory().advice) == (status != "ok")
+
+
+@pytest.mark.parametrize(("gigabytes", "status"), [(100, "ok"), (2, "warn"), (0.1, "fail")])
+def test_a_full_disk_is_told_before_it_is_full(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gigabytes: float, status: str
+) -> None:
+    looked: list[Path] = []
+
+    def usage(path: Path) -> Usage:
+        looked.append(path)
+        return Usage(0, 0, int(gigabytes * doctor.GB))
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    told = doctor.disk(tmp_path / "not" / "there" / "yet")
+    assert looked == [tmp_path], "the file system where the runs would be"
+    assert told.status == status
+    assert bool(told.advice) == (status != "ok")
+
+
+def test_a_folder_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert doctor.disk(tmp_path).found == f"{tmp_path} cannot be written"
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "found"),
+    [
+        (None, "warn", "not installed"),
+        ("exit 1", "warn", "cannot make a sandbox"),
+        ("exit 0", "ok", "/bwrap"),
+    ],
+)
+def test_bubblewrap_is_there_and_works_or_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str | None, status: str, found: str
+) -> None:
+    if script:
+        (tmp_path / "bwrap").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    told = doctor.sandbox()
+    assert told.status == status
+    assert found in told.found
+
+
+# ---- what is asked of libraries
+
+
+def test_a_library_that_hangs_is_ended_with_all_that_it_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "PATIENCE", 4.0)
+    pid = tmp_path / "pid"
+    code = "import pathlib, subprocess; child = subprocess.Popen(['sleep', '600']); "
+    code += f"pathlib.Path({str(pid)!r}).write_text(str(child.pid)); child.wait()"
+    assert doctor._ask(code) == (False, "no answer within 4 s")
+    status = Path(f"/proc/{pid.read_text()}/stat")
+    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("print('one')", (True, "one")),
+        ("raise ImportError('libcuda.so.1 is missing')", (False, "ImportError: libcuda.so.1 is missing")),
+        ("import os; os._exit(3)", (False, "it ended with 3")),
+        ("import os; print(os.environ.get('A_TEST_KEY'))", (True, "None")),
+    ],
+)
+def test_a_library_answers_or_says_why_not_and_is_told_no_secret(
+    monkeypatch: pytest.MonkeyPatch, code: str, told: tuple[bool, str]
+) -> None:
+    monkeypatch.setenv("A_TEST_KEY", "sk-1234-5678")
+    assert doctor._ask(code) == told
+
+
+# ---- leftovers
+
+
+def test_what_dead_runs_left_is_told_as_removed_or_as_still_there(
+    quick: pytest.MonkeyPatch, place: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run([sys.executable, "-c", CLAIM], stdout=subprocess.PIPE, text=True)
+    told = by_name(examine(tmp_path))["leftovers"]
+    assert told.status == "warn"
+    assert told.found == f"{done.stdout.strip()} and 0 processes of dead runs"
+    dead = Leftover(folder=Path(done.stdout.strip()), processes=(1, 2))
+    quick.setattr(doctor.leftovers, "find", lambda: [])
+    assert doctor.left([dead]).found == f"{dead.folder} and 2 processes of dead runs; removed"
+    assert doctor.left([]).found == "none"
+
+
+# ---- the command
+
+
+def test_the_exit_code_is_0_unless_something_must_be_mended(quick: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    quick.setattr(doctor, "packages", lambda: [])
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path)])
+    assert done.exit_code == 0
+    quick.setattr(doctor, "ray", lambda: Finding(name="ray", status="fail", found="gone\x1b[2J", advice="mend it"))
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "fail  ray         gone\\u001b[2J: mend it" in done.stdout
+    assert "1 to mend" in done.stdout
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path), "--json"])
+    assert done.exit_code == 2
+    told = {line["name"]: line for line in json.loads(done.stdout)}
+    assert told["ray"] == {"name": "ray", "status": "fail", "found": "gone\x1b[2J", "advice": "mend it"}
+
+
+def test_secrets_are_told_by_name(quick: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    quick.setenv("A_TEST_KEY", "sk-1234-5678")
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path)])
+    assert "A_TEST_KEY" in done.stdout
+    assert "sk-1234-5678" not in done.stdout
+
+
+@pytest.mark.ray
+def test_on_this_machine_torch_and_ray_answer_and_leftovers_are_removed(place: Path, tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", CLAIM], stdout=subprocess.PIPE, text=True).stdout.strip()
+    found = by_name(examine(tmp_path))
+    assert found["gpus"].status == "ok"
+    assert found["ray"] == Finding(name="ray", status="ok", found="a local Ray started and answered on 127.0.0.1")
+    assert found["leftovers"].found == f"{dead} and 0 processes of dead runs; removed"
+    assert list(place.iterdir()) == []
