@@ -97,7 +97,9 @@ def through(stream: TextIO, change: Callable[[str], str]) -> TextIO:
 
 @cache
 def _held(name: str, value: str) -> tuple[str, ...]:
-    parts = [*_IN_ADDRESS.findall(value), value.strip() if _NAMED.search(name) else ""]
+    parts = _IN_ADDRESS.findall(value)
+    if _NAMED.search(name):
+        parts += [value.strip(), *map(str.strip, value.splitlines())]  # an error may be shortened to its first line
     return tuple(part for part in parts if _telling(part))
 
 

@@ -193,6 +193,7 @@ def _say(line: str) -> None:
 def _told(root: Path | None = None) -> Iterator[None]:
     """What a person can mend is told in one line; a bug leaves its traceback in the run's logs."""
     from ..evals.pools import OverlappingPools
+    from ..evals.redact import redacted
     from ..evals.rows import DamagedRows
     from .config import ConfigError
     from .history import UnknownProblem
@@ -201,7 +202,7 @@ def _told(root: Path | None = None) -> Iterator[None]:
     try:
         yield
     except (ConfigError, JournalError, OverlappingPools, DamagedRows, UnknownProblem) as e:
-        _say(f"tutorloop: {' '.join(str(e).split())}")
+        _say(f"tutorloop: {' '.join(redacted(str(e)).split())}")
         raise typer.Exit(2) from None
     except Exception as e:
         if isinstance(e, OSError) and (e.errno in FULL or (root and not (root / "run.json").exists())):
@@ -209,7 +210,7 @@ def _told(root: Path | None = None) -> Iterator[None]:
             raise typer.Exit(2) from None
         if root is None or not (log := _log(root)):
             raise
-        first = next(iter(str(e).splitlines()), "")
+        first = next(iter(redacted(str(e)).splitlines()), "")
         _say(f"tutorloop: {type(e).__name__}: {first} (traceback in {log}; the same command goes on from here)")
         raise typer.Exit(1) from None
 

@@ -218,7 +218,7 @@ def holds_no_secret(config: Experiment) -> None:
     """
     for key, value in _flat(config.model_dump(mode="json")):
         text = to_json(value).decode()
-        named = isinstance(value, str) and (not value or _VARIABLE.fullmatch(value))
+        named = not value or (isinstance(value, str) and _VARIABLE.fullmatch(value))
         if redacted(text) != text or (_SECRET.search(key) and not named):
             raise ConfigError(
                 f"`{key}` holds a secret, and would be stored with the run. Put the secret into an environment "

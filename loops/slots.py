@@ -21,6 +21,7 @@ from ..agents.waves import call
 from ..evals.lookup import Lookup
 from ..evals.pools import Pool
 from ..evals.records import Attempt, Failure, Problem, State, Verdict
+from ..evals.redact import redacted
 from ..evals.rows import Rows, checked, where
 from ..policies.curating import fill
 from ..policies.records import Case, Cost, Example, Lesson
@@ -324,7 +325,7 @@ def _several(said: Any, kind: type[T] | tuple[type, ...], what: str) -> Sequence
         return []
     items: Any = [said] if isinstance(said, kind) else said
     if not isinstance(items, Sequence) or isinstance(items, str) or not all(isinstance(x, kind) for x in items):
-        raise TypeError(f"returned {type(said).__name__}: {str(said)[:80]!r}; this slot returns {what}")
+        raise TypeError(f"returned {type(said).__name__}: {redacted(str(said))[:80]!r}; this slot returns {what}")
     return items
 
 

@@ -13,12 +13,14 @@ import pytest
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
+from tutorloop.agents import leftovers
 from tutorloop.agents.leftovers import Leftover
 from tutorloop.loops import doctor
 from tutorloop.loops.cli import app
 from tutorloop.loops.doctor import Finding, examine, package
 
 Usage = namedtuple("Usage", "total used free")
+Memory = namedtuple("Memory", "total available")
 CLAIM = """
 import os
 from tutorloop.agents.leftovers import Claim
@@ -86,7 +88,7 @@ def test_every_dependency_is_looked_at_and_the_tested_set_ships_with_the_package
 
 @pytest.mark.parametrize(("gigabytes", "status"), [(8, "ok"), (2, "warn"), (0.1, "fail")])
 def test_little_memory_is_told(monkeypatch: pytest.MonkeyPatch, gigabytes: float, status: str) -> None:
-    told = namedtuple("told", "total available")(16 * doctor.GB, int(gigabytes * doctor.GB))
+    told = Memory(16 * doctor.GB, int(gigabytes * doctor.GB))
     monkeypatch.setattr("psutil.virtual_memory", lambda: told)
     assert doctor.memory().status == status
     assert bool(doctor.memory().advice) == (status != "ok")
@@ -176,7 +178,7 @@ def test_what_dead_runs_left_is_told_as_removed_or_as_still_there(
     assert told.status == "warn"
     assert told.found == f"{done.stdout.strip()} and 0 processes of dead runs"
     dead = Leftover(folder=Path(done.stdout.strip()), processes=(1, 2))
-    quick.setattr(doctor.leftovers, "find", lambda: [])
+    quick.setattr(leftovers, "find", lambda: [])
     assert doctor.left([dead]).found == f"{dead.folder} and 2 processes of dead runs; removed"
     assert doctor.left([]).found == "none"
 
