@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,9 @@ import yaml
 
 from tutorloop.evals.redact import public, redacted, secrets, without_secrets
 from tutorloop.loops.config import ConfigError, holds_no_secret, resolve
+from tutorloop.loops.journal import Journal
+from tutorloop.policies.records import Cost
+from tutorloop.policies.room import Asked, Recalled
 from tutorloop.tests.policies_for_tests import leaky, small
 
 DRIVER = Path(__file__).parent / "drivers" / "watched.py"
@@ -99,6 +103,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     crashed = command(folder, secret=CANARIES)
     assert crashed.returncode == 1, crashed.stderr.decode()
     (folder / "crash").write_bytes(crashed.stdout + crashed.stderr)
+    shutil.copytree(folder / "run", folder / "crashed")
     (folder / "mended").write_text("")
     done = command(folder, secret=CANARIES)
     assert done.returncode == 0, done.stderr.decode()
@@ -118,7 +123,10 @@ def test_everything_that_could_leak_did_try(told: Path) -> None:
     }
     with_all = {str(name) for name, text in files.items() if all(n in text for n in names)}
     steps = {f"run/rows/1/{slot}/part-00000.parquet" for slot in ("select", "attempt", "teach", "check")}
-    assert steps | {"run/asks/1-teach.parquet", "run/notes.jsonl", "run/logs/driver.log", "crash"} <= with_all
+    assert (
+        steps | {"run/asks/1-teach.parquet", "run/notes.jsonl", "run/logs/driver.log", "crash", "crashed/status.json"}
+        <= with_all
+    )
     failures = files[Path("run/rows/1/teach/part-00000.failures.jsonl")]
     for error in ("RuntimeError: <$", "SystemExit: <$", "returned Named", "Lesson.text", "ExceptionGroup: <$"):
         assert error in failures
@@ -138,6 +146,25 @@ def test_what_is_left_does_not_depend_on_the_secrets_nor_on_a_crash(told: Path, 
         del transcript["run.json"]["config"]  # the student's place
         transcript.pop("logs/driver.log", None)
     assert here == there
+
+
+def test_what_a_step_or_a_model_said_is_known_as_it_would_be_read_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("A_TEST_KEY", CANARIES["A_TEST_KEY"])
+
+    def said() -> str:
+        return f"401: {CANARIES['A_TEST_KEY']} is no valid key"
+
+    for _ in range(2):
+        journal = Journal.open(tmp_path / "run")
+        assert journal.step("1/say", said) == "401: $A_TEST_KEY is no valid key"
+        if journal.recall("k") is None:
+            journal.asking("1/teach", {"k": Asked("teacher", "p1", said())})
+            journal.answered("1/teach", {"k": (said(), Cost())})
+        assert journal.recall("k") == Recalled(reply="401: $A_TEST_KEY is no valid key", step="1/teach", item="p1")
+        journal.release()
+    assert leaks(tmp_path) == {}
 
 
 @pytest.mark.ray
