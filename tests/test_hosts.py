@@ -28,7 +28,9 @@ REQUESTS = [Request(messages=user(f"{i}+{i + 3}")) for i in range(6)]
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
-    placement.start(1)  # fewer cores than roles
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("A_TEST_KEY", "sk-1234-5678")
+        placement.start(1)  # fewer cores than roles
     yield
     placement.stop()
 
@@ -66,6 +68,10 @@ def small() -> Any:
 
         def fail(self) -> None:
             raise Unproven("nobody proved it")
+
+        def told(self, name: str) -> str | None:
+            print(f"{name} is {os.environ.get(name)}", flush=True)
+            return os.environ.get(name)
 
         def crash(self) -> None:
             print("what I said before I died", flush=True)
@@ -253,6 +259,18 @@ def test_a_closed_actor_leaves_no_process(actor: Callable[..., Actor]) -> None:
     pid = host.call("pid")
     host.close()
     assert gone(pid)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("model", "seen"), [("somebody/gated-model", "hf_1234abcd"), (".", None)])
+def test_a_role_is_told_no_secret_but_the_hubs_where_its_model_lies_there_and_that_stays_out_of_its_log(
+    actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch, model: str, seen: str | None
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_1234abcd")
+    host = actor(small(), "student/3", model=model)
+    assert host.call("told", "HF_TOKEN") == seen
+    assert host.call("told", "A_TEST_KEY") is None
+    assert host.log.read_text() == f"HF_TOKEN is {'$HF_TOKEN' if seen else None}\nA_TEST_KEY is None\n"
 
 
 @pytest.mark.ray
