@@ -319,12 +319,12 @@ def _with(rows: Rows[T] | None, column: str, id: str) -> Iterator[T]:
     """The records of those parts that mention `id` in a column."""
     import pyarrow.parquet as pq
 
-    text = to_json(id).decode()[1:-1]
+    written = id, to_json(id).decode()[1:-1]  # a column of text, or one of JSON
     for index in range(rows.parts if rows is not None else 0):
         assert rows is not None
         if (path := rows.path(index)).exists():  # else let `shard` say what is wrong
             with pq.ParquetFile(path) as file:
                 values = file.read(columns=[column])[column].to_pylist()
-            if not any(text in str(value) for value in values):
+            if not any(text in str(value) for value in values for text in written):
                 continue
         yield from rows.shard(index)
