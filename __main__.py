@@ -9,8 +9,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         cast(TextIO, stream).reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
     try:
+        from .evals.terminal import inert
         from .loops.cli import app
-        from .loops.terminal import inert
 
         # For good: a traceback is printed after everything else.
         sys.stdout, sys.stderr = inert(sys.stdout), inert(sys.stderr)

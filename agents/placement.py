@@ -32,7 +32,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a role witho
 import ray
 from ray import exceptions as failed
 
-from ..evals.redact import redacted, through, without_secrets
+from ..evals.redact import without_secrets
+from ..evals.terminal import inert
 from . import leftovers
 from .build import build
 from .roles import RoleDied, RoleHung, RoleSpec, devices
@@ -226,7 +227,7 @@ class Holder:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(self.log.fileno(), stream.fileno())
-        sys.stdout, sys.stderr = through(sys.stdout, redacted), through(sys.stderr, redacted)
+        sys.stdout, sys.stderr = inert(sys.stdout), inert(sys.stderr)
         faulthandler.enable(self.log)
         self.spec, self.name, self.role = spec, name, None
 

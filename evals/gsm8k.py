@@ -15,7 +15,6 @@ Not covered: telling a hard problem from an easy one; faults of the data set its
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -69,10 +68,10 @@ def from_hub(name: str, *, split: str = "train", revision: str = "") -> list[Row
     Raises:
         BadData: they cannot be had, or are in another format; names the way out.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
     try:
-        from datasets import load_dataset
+        from datasets import disable_progress_bars, load_dataset
 
+        disable_progress_bars()  # they would draw into our lines
         table: Any = load_dataset(name, "main", split=split, revision=revision or None)
     except Exception as e:  # network, hub, cache, format: each has exceptions of its own
         said = next(iter(str(e).splitlines()), "")[:200].rstrip(".")

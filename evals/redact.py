@@ -12,10 +12,10 @@ file and not from the environment; files that a user's own code writes.
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, AnyStr, TextIO, cast
+from typing import AnyStr
 
 _NAMED = re.compile(
     r"(KEY|TOKEN|PASS|AUTH|COOKIE|JWT)S?(_|$)|(^|_)PAT(_|$)|SECRET|PASSW|PASSPHRASE|CREDENTIAL|WEBHOOK", re.IGNORECASE
@@ -69,30 +69,6 @@ def without_secrets() -> Iterator[None]:
         yield
     finally:
         os.environ.update(taken)
-
-
-class Through:
-    """A text stream that writes what `change` makes of each text. Its bytes are out of reach: they would pass it by."""
-
-    def __init__(self, stream: TextIO, change: Callable[[str], str]) -> None:
-        self.stream, self.change = stream, change
-
-    def write(self, text: str) -> int:
-        self.stream.write(self.change(text))
-        return len(text)
-
-    def writelines(self, lines: Iterator[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("buffer", "detach"):
-            raise AttributeError(f"a {type(self).__name__} has no `{name}`")
-        return getattr(self.stream, name)
-
-
-def through(stream: TextIO, change: Callable[[str], str]) -> TextIO:
-    return cast(TextIO, Through(stream, change))
 
 
 @cache

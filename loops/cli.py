@@ -184,7 +184,7 @@ def _print(value: Any, lines: Iterable[str], as_json: bool) -> None:
 
 def _say(line: str) -> None:
     """One line for a person, whatever is in it."""
-    from .terminal import safe
+    from ..evals.terminal import safe
 
     typer.echo(safe(line), err=True)
 
@@ -220,7 +220,7 @@ def _log(root: Path) -> Path | None:
     import time
     import traceback
 
-    from ..evals.redact import redacted
+    from ..evals.terminal import harmless
 
     if not (root / "run.json").exists():
         return None
@@ -228,7 +228,7 @@ def _log(root: Path) -> Path | None:
     log.parent.mkdir(exist_ok=True)
     with log.open("a", encoding="utf-8", errors="backslashreplace") as f:
         told = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(sys.argv)}\n{traceback.format_exc()}\n"
-        f.write(redacted(told))
+        f.write(harmless(told))  # somebody will `cat` it
     return log
 
 

@@ -25,7 +25,7 @@ from packaging.version import Version
 
 from ..agents import leftovers
 from ..evals.redact import public, secrets
-from .terminal import safe
+from ..evals.terminal import safe
 from .words import columns
 
 TESTED = Path(__file__).parent.parent / "constraints.txt"

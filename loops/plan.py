@@ -17,6 +17,7 @@ from typing import Any, Literal
 from ..agents.roles import devices
 from ..agents.settings import DPO, LORA, SFT, Kind, fields_of
 from ..evals.records import Gold, Problem
+from ..evals.terminal import safe
 from ..policies.checking import Sound
 from ..policies.gold import GoldWork
 from ..policies.rounds import Rounds
@@ -27,7 +28,6 @@ from .config import Experiment
 from .courses import read_course
 from .launch import Prepared, prepare, role_specs
 from .methods import stages_of
-from .terminal import safe
 from .words import columns
 
 SLOTS = ("select", "attempt", "verify", "triage", "teach", "check", "curate", "update")

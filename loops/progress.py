@@ -18,8 +18,8 @@ from typing import Any
 from pydantic_core import from_json
 
 from ..evals.statistics import wilson
+from ..evals.terminal import bare, inert, safe
 from .journal import Tick
-from .terminal import bare, inert, safe
 
 VERBS = ("select", "attempt", "verify", "triage", "teach", "check", "curate", "update", "publish", "quiz", "gate")
 EVERY = 10.0
@@ -199,7 +199,8 @@ def progress(root: Path, quiet: bool = False) -> Iterator[Tick]:
     if quiet:
         yield Tick()
         return
-    if not sys.stderr.isatty():
+    terminal = bare(sys.stderr)
+    if not terminal.isatty():
         yield Lines(root)
         return
     from rich.console import Console
@@ -207,10 +208,7 @@ def progress(root: Path, quiet: bool = False) -> Iterator[Tick]:
 
     plain = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[told]}", markup=False)
     columns = SpinnerColumn(), plain[0], BarColumn(24), TimeElapsedColumn(), plain[1]
-    bars = Progress(*columns, console=Console(file=bare(sys.stderr)), transient=True)
-    with (
-        bars,
-        redirect_stdout(inert(sys.stdout)),
-        redirect_stderr(inert(sys.stderr)),
-    ):  # `bars` has put its own in place
+    bars = Progress(*columns, console=Console(file=terminal), transient=True)
+    # `bars` first: it puts streams of its own in place.
+    with bars, redirect_stdout(inert(sys.stdout)), redirect_stderr(inert(sys.stderr)):
         yield Live(root, bars)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
+from ..evals.terminal import safe
 from .history import Chapter, History, Told
 from .show import Change, Masked, RoundLine, RunLine, RunView, Skilled
-from .terminal import safe
 
 UNREADABLE = 0.02
 """Share of truncated and unparsed answers above which an accuracy is printed with a warning."""

@@ -3,9 +3,11 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported, here and in the actors
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,32 @@ def spec(tiny: Path, tmp_path: Path) -> Callable[..., RoleSpec]:
         return replace(plain, **changes)
 
     return make
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where Ray's folders of this test are: a path short enough for sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield Path(folder)
+
+
+KILLED = """
+import os
+from tutorloop.agents.leftovers import Claim
+claim = Claim()
+claim.room.mkdir()
+print(claim.folder, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def dead(place: Path) -> Path:
+    """The folder of a process that claimed it for its Ray, and was killed."""
+    done = subprocess.run([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
+    assert done.returncode == -9
+    return Path(done.stdout.strip())
 
 
 @pytest.fixture(scope="session")

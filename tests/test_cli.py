@@ -43,7 +43,7 @@ from dataclasses import replace
 from tutorloop.policies.tailored import METHOD as tailored
 
 def boom(examples, room):
-    raise AssertionError("a bug of mine")
+    raise AssertionError("a bug of mine \\x1b[2J")
 
 METHOD = replace(tailored, name="boom", update=boom)
 """
@@ -270,7 +270,8 @@ def test_a_bug_is_a_short_line_and_a_traceback_in_the_logs(shell: Shell) -> None
     assert done.code == 1
     assert "Traceback" not in done.err
     assert done.err.count("\n") == 1
-    assert "a bug of mine" in (shell.folder / "runs" / "small" / "logs" / "driver.log").read_text()
+    log = (shell.folder / "runs" / "small" / "logs" / "driver.log").read_text()
+    assert "a bug of mine \\u001b[2J" in log and "\x1b" not in log
     assert shell("runs", "--json").json[0]["status"] == "failed"
 
 

@@ -2,11 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections import namedtuple
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,22 +17,6 @@ from tutorloop.loops.doctor import Finding, examine, package
 
 Usage = namedtuple("Usage", "total used free")
 Memory = namedtuple("Memory", "total available")
-CLAIM = """
-import os
-from tutorloop.agents.leftovers import Claim
-claim = Claim()
-claim.room.mkdir()
-print(claim.folder, flush=True)
-os.kill(os.getpid(), 9)
-"""
-
-
-@pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where Ray's folders of this test are: a path short enough for sockets."""
-    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
-        monkeypatch.setenv("RAY_TMPDIR", folder)
-        yield Path(folder)
 
 
 @pytest.fixture
@@ -171,15 +151,14 @@ def test_a_library_answers_or_says_why_not_and_is_told_no_secret(
 
 
 def test_what_dead_runs_left_is_told_as_removed_or_as_still_there(
-    quick: pytest.MonkeyPatch, place: Path, tmp_path: Path
+    quick: pytest.MonkeyPatch, dead: Path, tmp_path: Path
 ) -> None:
-    done = subprocess.run([sys.executable, "-c", CLAIM], stdout=subprocess.PIPE, text=True)
     told = by_name(examine(tmp_path))["leftovers"]
     assert told.status == "warn"
-    assert told.found == f"{done.stdout.strip()} and 0 processes of dead runs"
-    dead = Leftover(folder=Path(done.stdout.strip()), processes=(1, 2))
+    assert told.found == f"{dead} and 0 processes of dead runs"
     quick.setattr(leftovers, "find", lambda: [])
-    assert doctor.left([dead]).found == f"{dead.folder} and 2 processes of dead runs; removed"
+    found = doctor.left([Leftover(folder=dead, processes=(1, 2))])
+    assert found.found == f"{dead} and 2 processes of dead runs; removed"
     assert doctor.left([]).found == "none"
 
 
@@ -209,8 +188,9 @@ def test_secrets_are_told_by_name(quick: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 @pytest.mark.ray
-def test_on_this_machine_torch_and_ray_answer_and_leftovers_are_removed(place: Path, tmp_path: Path) -> None:
-    dead = subprocess.run([sys.executable, "-c", CLAIM], stdout=subprocess.PIPE, text=True).stdout.strip()
+def test_on_this_machine_torch_and_ray_answer_and_leftovers_are_removed(
+    place: Path, dead: Path, tmp_path: Path
+) -> None:
     found = by_name(examine(tmp_path))
     assert found["gpus"].status == "ok"
     assert found["ray"] == Finding(name="ray", status="ok", found="a local Ray started and answered on 127.0.0.1")

@@ -73,6 +73,9 @@ def small() -> Any:
             print(f"{name} is {os.environ.get(name)}", flush=True)
             return os.environ.get(name)
 
+        def blame(self, name: str) -> None:
+            raise ValueError(f"{name} {os.environ[name]} is not valid")
+
         def crash(self) -> None:
             print("what I said before I died", flush=True)
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -263,14 +266,26 @@ def test_a_closed_actor_leaves_no_process(actor: Callable[..., Actor]) -> None:
 
 @pytest.mark.ray
 @pytest.mark.parametrize(("model", "seen"), [("somebody/gated-model", "hf_1234abcd"), (".", None)])
-def test_a_role_is_told_no_secret_but_the_hubs_where_its_model_lies_there_and_that_stays_out_of_its_log(
+def test_a_role_is_told_no_secret_but_the_hubs_where_its_model_lies_there_and_that_is_in_no_log(
     actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch, model: str, seen: str | None
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_1234abcd")
     host = actor(small(), "student/3", model=model)
     assert host.call("told", "HF_TOKEN") == seen
     assert host.call("told", "A_TEST_KEY") is None
+    with pytest.raises(ValueError if seen else KeyError, match="HF_TOKEN"):
+        host.call("blame", "HF_TOKEN")
     assert host.log.read_text() == f"HF_TOKEN is {'$HF_TOKEN' if seen else None}\nA_TEST_KEY is None\n"
+    rays = [path.read_bytes() for path in placement._claims[-1].folder.rglob("*") if path.is_file()]
+    assert any(b"student/3" in content for content in rays), "else Ray logs in another place"
+    assert not any(b"hf_1234abcd" in content for content in rays)
+
+
+@pytest.mark.ray
+def test_what_a_role_prints_is_letters_in_its_log(actor: Callable[..., Actor]) -> None:
+    host = actor(small(), "student/4")
+    host.call("told", "\x1b[2J\r\n\u202e")
+    assert host.log.read_text() == "\\u001b[2J\\r\n\\u202e is None\n"
 
 
 @pytest.mark.ray

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -34,14 +33,6 @@ print(placement._claims[-1].folder, flush=True)
 for line in sys.stdin:
     print(actor.call("pid"), flush=True)
 """
-
-
-@pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where Ray's folders of this test are: a path short enough for sockets."""
-    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
-        monkeypatch.setenv("RAY_TMPDIR", folder)
-        yield Path(folder)
 
 
 @pytest.fixture
@@ -98,8 +89,7 @@ def test_a_driver_that_was_killed_leaves_nothing_after_the_sweep_and_a_living_on
     assert before and sorted(users(other)) == before
 
 
-def test_a_start_tidies_up_and_a_stop_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dead = killed(place)
+def test_a_start_tidies_up_and_a_stop_leaves_nothing(place: Path, dead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Path] = []
     monkeypatch.setattr("ray.init", lambda _temp_dir, **_: started.append(Path(_temp_dir)))
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
@@ -109,23 +99,6 @@ def test_a_start_tidies_up_and_a_stop_leaves_nothing(place: Path, monkeypatch: p
     assert [started[0].parent] == list(place.iterdir())
     placement.stop()
     assert list(place.iterdir()) == []
-
-
-KILLED = """
-import os
-from tutorloop.agents.leftovers import Claim
-claim = Claim()
-claim.room.mkdir()
-print(claim.folder, flush=True)
-os.kill(os.getpid(), 9)
-"""
-
-
-def killed(place: Path) -> Path:
-    """The folder of a process that claimed it and was killed."""
-    done = subprocess.run([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
-    assert done.returncode == -9
-    return Path(done.stdout.strip())
 
 
 def test_a_claim_is_not_swept_while_its_process_lives_and_is_gone_once_released(place: Path) -> None:
@@ -145,8 +118,7 @@ def test_what_nobody_of_ours_claimed_is_left_alone(place: Path) -> None:
     assert len(list(place.iterdir())) == 3
 
 
-def test_who_only_looks_at_a_dead_runs_log_is_not_ended(place: Path) -> None:
-    dead = killed(place)
+def test_who_only_looks_at_a_dead_runs_log_is_not_ended(dead: Path) -> None:
     log = dead / "r" / "raylet.out"
     log.write_text("the last words\n")
     reader = subprocess.Popen(["tail", "-f", str(log)], stdout=subprocess.PIPE, text=True)
@@ -161,8 +133,9 @@ def test_who_only_looks_at_a_dead_runs_log_is_not_ended(place: Path) -> None:
         reader.communicate()
 
 
-def test_what_cannot_be_removed_yet_still_says_whose_it_was(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dead = killed(place)
+def test_what_cannot_be_removed_yet_still_says_whose_it_was(
+    place: Path, dead: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     remove: Callable[..., object] = shutil.rmtree
     monkeypatch.setattr(shutil, "rmtree", lambda path, **how: path.name != "r" and remove(path, **how))
     leftovers.sweep()

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -168,14 +167,17 @@ def test_what_a_step_or_a_model_said_is_known_as_it_would_be_read_back(
 
 
 @pytest.mark.ray
-def test_on_ray_no_secret_is_in_its_folders_or_processes_and_it_listens_to_this_machine_only(tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as place:
-        folder = furnish(tmp_path, placement="ray")
-        (folder / "mended").write_text("")
-        done = command(folder, secret={**CANARIES, "RAY_TMPDIR": place}, driver=True)
-    assert done.returncode == 0, done.stderr.decode()
+def test_a_crash_on_ray_leaves_no_secret_in_any_folder_or_process_and_ray_listens_to_this_machine_only(
+    place: Path, tmp_path: Path
+) -> None:
+    folder = furnish(tmp_path, placement="ray", student__replicas=2, evaluator__replicas=2)
+    done = command(folder, secret=CANARIES, driver=True)
+    assert done.returncode == 1, done.stderr.decode()
+    assert b"AssertionError: a crash: <$A_TEST_KEY>" in done.stderr
     assert printed(done) == []
     assert leaks(folder) == {}
+    logs = {"driver.log", "student-0.log", "student-1.log", "evaluator-0.log", "evaluator-1.log"}
+    assert logs <= {path.name for path in (folder / "run" / "logs").iterdir()}
     assert len(list((folder / "ray").rglob("*.log"))) > 3, "Ray's own folder, as it was before it was removed"
     watched = json.loads((folder / "watched.json").read_bytes())
     assert {"raylet", "gcs_server"} <= {Path(name.split(" ")[0]).name for name in watched["environments"]}

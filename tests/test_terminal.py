@@ -5,15 +5,15 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tutorloop.evals.terminal import bare, harmless, inert, safe
 from tutorloop.loops.show import RunFolder
-from tutorloop.loops.terminal import bare, harmless, inert, safe
 from tutorloop.tests.policies_for_tests import rude, small
 from tutorloop.tests.policies_for_tests.rude import RUDE
 
@@ -36,10 +36,10 @@ OBEYED = (
 """What a terminal, or a reader's eye, would obey of these; our own moving line uses none of it."""
 
 
-def on_a_terminal(folder: Path, *args: str) -> tuple[int, str]:
+def on_a_terminal(folder: Path, *args: str, python: Sequence[str] = ("-m", "tutorloop")) -> tuple[int, str]:
     """Exit code and screen of a command whose output is a terminal."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "tutorloop", *args]
+    command = [sys.executable, *python, *args]
     with subprocess.Popen(command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         seen = b""
@@ -137,18 +137,13 @@ def test_an_error_is_letters_too(folder: Path, screen: str, args: list[str]) -> 
 def test_a_traceback_is_letters_too(folder: Path) -> None:
     (folder / "bug.py").write_text(
         "from tutorloop.tests.policies_for_tests.rude import RUDE\n"
-        "import tutorloop.loops.show, tutorloop.__main__ as command, sys\n"
+        "import tutorloop.loops.show, tutorloop.__main__ as command\n"
         "def bug(_):\n    raise ZeroDivisionError(RUDE)\n"
         "tutorloop.loops.show.listing = bug\n"
-        "sys.argv[1:] = ['runs']\n"
         "command.main()\n"
     )
-    ours, theirs = pty.openpty()
-    done = subprocess.run([sys.executable, "bug.py"], cwd=folder, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    told = os.read(ours, 65536).decode().replace("\r\n", "\n")
-    os.close(ours)
-    assert done.returncode == 1 and "ZeroDivisionError: \\u001b[2J" in told
+    code, told = on_a_terminal(folder, "runs", python=["bug.py"])
+    assert code == 1 and "ZeroDivisionError: \\u001b[2J" in told
     assert unprintable(told) == set()
 
 
@@ -165,11 +160,14 @@ def test_a_line_of_ours_stays_one_line_and_lines_stay_lines() -> None:
     assert safe("naïve 5×3 [red] 数学 🙂") == harmless("naïve 5×3 [red] 数学 🙂") == "naïve 5×3 [red] 数学 🙂"
 
 
-def test_an_inert_stream_is_a_stream_whose_bytes_are_out_of_reach(tmp_path: Path) -> None:
-    with (tmp_path / "out").open("w") as raw:
+def test_an_inert_stream_is_a_stream_whose_bytes_are_out_of_reach() -> None:
+    ours, theirs = pty.openpty()
+    with open(theirs, "w") as raw, open(ours):
         stream = inert(raw)
         assert stream.write("\x07\n") == 2
         stream.writelines(["a\x08", "b\n"])
-        assert not hasattr(stream, "buffer") and not stream.isatty() and stream.fileno() == raw.fileno()
+        stream.flush()
+        assert os.read(ours, 100) == b"\\u0007\r\na\\bb\r\n"
+        assert not hasattr(stream, "buffer") and stream.fileno() == raw.fileno()
+        assert raw.isatty() and not stream.isatty(), "nobody should draw there"
         assert bare(stream) is raw and bare(raw) is raw
-    assert (tmp_path / "out").read_text() == "\\u0007\na\\bb\n"

@@ -1,5 +1,6 @@
 """The transformers engine answers with the state that it was asked for, the same way each time."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,22 @@ def test_a_model_without_a_chat_template_is_refused(spec: Callable[..., RoleSpec
     (copy / "chat_template.jinja").unlink()
     with pytest.raises(ValueError, match="no chat template"):
         TransformersServer(spec("student", model=str(copy)))
+
+
+@pytest.mark.parametrize("part", ["tokenizer_config.json", "config.json"])
+def test_code_that_comes_with_a_model_is_never_run(
+    spec: Callable[..., RoleSpec], tiny: Path, tmp_path: Path, part: str
+) -> None:
+    copy = copytree(tiny, tmp_path / "copy")
+    (copy / "theirs.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')\n")
+    told = json.loads((copy / part).read_bytes())
+    names = ("AutoConfig", "AutoModelForCausalLM") if part == "config.json" else ("AutoTokenizer",)
+    told["auto_map"] = {name: [None, "theirs.Theirs"] if name == "AutoTokenizer" else "theirs.Theirs" for name in names}
+    told |= {"model_type": "theirs"} if part == "config.json" else {"tokenizer_class": "Theirs"}
+    (copy / part).write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        TransformersServer(spec("student", model=str(copy)))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_of_the_hub_that_is_not_here_is_not_downloaded_when_offline(spec: Callable[..., RoleSpec]) -> None:

@@ -106,9 +106,6 @@ base, rows = learner.hello().base, Rows(**{**stored, "root": root.parent})
 sft = learner.train(Job(loss="sft", start=base, reference=None, examples=rows, name="a"))
 dpo = learner.train(Job(loss="dpo", start=sft.state, reference=base, examples=rows, name="b"))
 print(sft.state.digest, dpo.state.digest)
-
-from huggingface_hub import constants
-assert constants.HF_HUB_DISABLE_TELEMETRY  # TRL tells Hugging Face about every trainer that is built
 """
 
 
@@ -120,7 +117,7 @@ def test_the_same_jobs_in_two_fresh_processes_give_the_same_digests_and_files(
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         args = [sys.executable, "-c", ALONE, str(tmp_path / name), str(tiny), stored]
-        environment = {**os.environ, "PYTHONHASHSEED": str(len(running)), "HF_HUB_DISABLE_TELEMETRY": "0"}
+        environment = {**os.environ, "PYTHONHASHSEED": str(len(running))}
         running.append(subprocess.Popen(args, stdout=subprocess.PIPE, text=True, env=environment))
     one, two = (process.communicate()[0].split() for process in running)
     assert [process.returncode for process in running] == [0, 0]
@@ -271,6 +268,8 @@ def test_a_template_that_rewrites_the_question_is_refused(
         ("dpo", {"betta": 0.1}, {}, "`betta` is no field of `DPOConfig`. The nearest is `beta`"),
         ("dpo", {"precompute_ref_log_probs": True}, {}, "`precompute_ref_log_probs` cannot be set: the reference"),
         ("sft", {"seed": 3}, {}, "`seed` cannot be set: it is the job's"),
+        ("dpo", {"trust_remote_code": True}, {}, "`trust_remote_code` cannot be set: code that comes with a model"),
+        ("sft", {"hub_token": "hf_1"}, {}, "`hub_token` cannot be set: nothing leaves the run folder"),
         ("sft", {}, {"rank": 8}, "`rank` is no field of `LoraConfig`"),
         ("sft", {}, {"modules_to_save": ["lm_head"]}, "`modules_to_save` cannot be served"),
         ("sft", {}, {"use_dora": True}, "`use_dora` cannot be served"),
