@@ -1,7 +1,7 @@
 """The command line. Each command imports what it needs when it is called, so that help answers at once.
 
-Exit codes: 0 done; 1 a bug, its traceback in the run's `logs/`; 2 something to mend in the experiment, the folder or
-the command, told in one line; 3 stopped, by the budget or by failures; 130 and 143 paused, by SIGINT and SIGTERM.
+Exit codes: 0 done; 1 a bug, its traceback in the run's `logs/`; 2 something to mend in the experiment, the folder, the
+command or the machine; 3 stopped, by the budget or by failures; 130 and 143 paused, by SIGINT and SIGTERM.
 """
 
 import errno

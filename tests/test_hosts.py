@@ -277,7 +277,7 @@ def test_a_role_is_told_no_secret_but_the_hubs_where_its_model_lies_there_and_th
         host.call("blame", "HF_TOKEN")
     assert host.log.read_text() == f"HF_TOKEN is {'$HF_TOKEN' if seen else None}\nA_TEST_KEY is None\n"
     rays = [path.read_bytes() for path in placement._claims[-1].folder.rglob("*") if path.is_file()]
-    assert any(b"student/3" in content for content in rays), "else Ray logs in another place"
+    assert any(b"Holder" in content for content in rays), "else Ray logs in another place"
     assert not any(b"hf_1234abcd" in content for content in rays)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.integrations import integration_utils
 
 from tutorloop.agents.roles import Canary, Job, RoleSpec, largest_difference
 from tutorloop.agents.trl_learner import TrlLearner
@@ -282,6 +283,11 @@ def test_what_cannot_be_set_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=why):
         learner.train(job(loss, settings=settings, lora=lora))
+
+
+def test_a_training_in_a_kubeflow_job_does_not_report_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", "http://127.0.0.1:1")
+    assert not integration_utils.is_kubeflow_available()
 
 
 def test_an_adapter_keeps_its_shape(learner: TrlLearner, job: Callable[..., Job]) -> None:

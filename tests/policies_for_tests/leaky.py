@@ -77,7 +77,7 @@ def teach(case: Case, room: Room) -> Any:
 
 
 async def check(lesson: Lesson, room: Room) -> Verdict:
-    sound = await tailored.check(lesson, room)  # type: ignore[misc]
+    sound: Verdict = await tailored.check(lesson, room)  # type: ignore[misc]
     return replace(sound, evidence=f"{sound.evidence} {spill()}", scores={spill(): 1.0})
 
 
