@@ -68,9 +68,10 @@ class Asks:
 
     def answered(self, step: str, replies: Mapping[str, tuple[str, Cost]]) -> None:
         self._append(step, [["reply", key, text, c.tokens_in, c.tokens_out] for key, (text, c) in replies.items()])
-        for key, (text, cost) in replies.items():
-            # As a resumed run would read it.
-            self._learn(_entry(step, key, self._flying.pop(key), redacted(text), cost.tokens_in, cost.tokens_out))
+        # As a resumed run would read them.
+        texts = from_json(redacted(to_json({key: text for key, (text, _) in replies.items()})))
+        for key, (_, cost) in replies.items():
+            self._learn(_entry(step, key, self._flying.pop(key), texts[key], cost.tokens_in, cost.tokens_out))
 
     def reused(self, step: str, asks: Sequence[tuple[str, str, str]]) -> None:
         new = [ask for ask in dict.fromkeys(asks) if self._learn(_reuse(step, *ask))]
