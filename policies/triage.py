@@ -37,7 +37,7 @@ def taking_turns(
     """One row of each group, then the next of each, in an order of the group's own; of a group at most `most`.
 
     >>> "".join(taking_turns("aaaabbc", str, Random(0), most=lambda name: 3))
-    'abcabaa'
+    'abcaba'
     """
     groups: dict[str, array[int]] = defaultdict(lambda: array("Q"))  # where in `rows`: there may be a million
     for at, row in enumerate(rows):

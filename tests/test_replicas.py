@@ -255,7 +255,8 @@ async def policy(case, room):
 def test_a_wave_of_several_batches_is_answered_by_several_teachers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {"rounds": 1, "triage": "tutorloop.policies.triage:wrong", "teacher__policy": small.policy(tmp_path, TWICE)}
+    policy = small.policy(tmp_path, TWICE)
+    told: dict[str, Any] = {"rounds": 1, "triage": "tutorloop.policies.triage:wrong", "teacher__policy": policy}
     launch(experiment(tmp_path, **told), tmp_path / "1")
     both, first = threading.Barrier(2, timeout=SOON), Counter[str]()
 
