@@ -5,7 +5,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-slow lint student clean
+.PHONY: setup demo test test-slow lint bench student clean
 
 setup: .venv/.ready
 
@@ -26,6 +26,14 @@ test: setup
 # Minutes: rebuilds the shipped student, kills real trainings, runs whole experiments on the real student.
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+# Minutes each: `make bench-overhead` runs one. What they find is written beside them.
+BENCHMARKS := overhead
+
+bench: $(BENCHMARKS:%=bench-%)
+
+bench-%: setup
+	$(BIN)/python benchmarks/$*.py --out benchmarks/$*.md
 
 lint: setup
 	$(BIN)/ruff check .

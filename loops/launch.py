@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic_core import from_json, to_json
 
+from ..agents.build import build
 from ..agents.cast import Cast
 from ..agents.hosts import InProcess
 from ..agents.roles import Host, RoleSpec
@@ -97,8 +98,13 @@ def launch(
     overrides: Sequence[str] = (),
     *,
     tick: Tick | None = None,
+    factory: Callable[[RoleSpec], Any] = build,
 ) -> Report:
     """Start a run, resume it, or continue it with more rounds or budget: always the same call.
+
+    Args:
+        tick: Told of every step and shard.
+        factory: Builds a role where it lives; it pickles. One of your own may wrap what `build` makes, to watch it.
 
     Raises:
         ConfigError: the experiment is wrong, or a fixed field was changed against what the folder was begun with.
@@ -118,7 +124,7 @@ def launch(
             (book.root / "steps" / "course.json").unlink(missing_ok=True)
         with _interruptible():
             course = book.step("course", partial(_course, ready, book.root), ready.experiment.course)
-            with _placed(ready, book) as cast:
+            with _placed(ready, book, factory) as cast:
                 return run(course, ready.stages, cast, book)
     except KeyboardInterrupt as e:
         book.settle("paused", str(e) or "interrupted")
@@ -256,6 +262,7 @@ class _Company:
 
     specs: Sequence[RoleSpec]
     placement: Literal["ray", "local"]
+    factory: Callable[[RoleSpec], Any]
     hosts: dict[str, Host] = field(default_factory=dict)
     on_ray: bool = False
 
@@ -264,10 +271,10 @@ class _Company:
             self.hosts = self._actors() if self.placement == "ray" else self._seated(InProcess)
         return self.hosts[name]
 
-    def _seated(self, host: Callable[[RoleSpec, str], Host]) -> dict[str, Host]:
+    def _seated(self, host: Callable[..., Host]) -> dict[str, Host]:
         # Who needs most goes first: parts of a GPU that lie scattered are no whole one.
         most = sorted(self.specs, key=lambda spec: -spec.gpus)
-        return {name: host(spec, name) for spec in most for name in spec.names}
+        return {name: host(spec, name, self.factory) for spec in most for name in spec.names}
 
     def _actors(self) -> dict[str, Host]:
         from ..agents import placement
@@ -291,10 +298,10 @@ class _Company:
 
 
 @contextmanager
-def _placed(ready: Prepared, book: Book) -> Iterator[Cast]:
+def _placed(ready: Prepared, book: Book, factory: Callable[[RoleSpec], Any]) -> Iterator[Cast]:
     """The cast, in actors or in this process; closed whatever happens."""
     specs = role_specs(ready, book.root)
-    company = _Company(specs=list(specs.values()), placement=ready.experiment.placement)
+    company = _Company(specs=list(specs.values()), placement=ready.experiment.placement, factory=factory)
     seats = {role: Seat(spec, [Replica(_Late(name, company)) for name in spec.names]) for role, spec in specs.items()}
     cast = Cast(root=book.root, seats=seats, shelf=book, policy_seconds=ready.experiment.policy_seconds)
     with closing(company), closing(cast):

@@ -1,0 +1,141 @@
+"""What the benchmarks say is what happened: sums by hand, and runs at toy size on scripted roles."""
+
+import doctest
+import importlib
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def beside() -> Iterator[None]:
+    """The scripts import one another, as they do when they are run."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(BENCHMARKS)
+        yield
+
+
+@pytest.fixture
+def timeline(beside: None) -> Any:
+    return importlib.import_module("timeline")
+
+
+@pytest.fixture
+def overhead(beside: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    spec: Any = importlib.util.spec_from_file_location("benchmark", BENCHMARKS / "overhead.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "benchmark", module)  # not `overhead`: a checkout may be called so
+    spec.loader.exec_module(module)
+    return module
+
+
+DRIVER, ROLE = 1, 2
+ROUND = ("between steps", 100, 120, 9.0, DRIVER)
+SPANS = [
+    ("attempt", 90, 104, 0.0, DRIVER),  # began in the round before
+    ("calls", 101, 104, 0.0, DRIVER),
+    ("generation", 102, 103, 1.0, ROLE),
+    ("train", 105, 115, 7.0, ROLE),
+    ("construction", 106, 107, 1.0, ROLE),
+    ("training", 108, 114, 5.0, ROLE),
+    ("fsync", 113, 116, 0.5, DRIVER),  # in part while the learner trains
+    ("handshake", 119, 125, 3.0, ROLE),  # ends in the next one
+]
+
+
+def spans(timeline: Any, *told: tuple[str, float, float, float, int]) -> list[Any]:
+    names = ("kind", "start", "end", "cpu", "pid")
+    return [timeline.Span(**dict(zip(names, t, strict=True))) for t in told]
+
+
+def test_every_instant_of_a_round_is_given_to_one_kind(timeline: Any) -> None:
+    (whole,) = spans(timeline, ROUND)
+    assert timeline.shares(spans(timeline, *SPANS), whole) == {
+        "attempt": 1,  # 100-101
+        "calls": 2,  # 101-102, 103-104
+        "generation": 1,
+        "between steps": 4,  # 104-105, 116-119
+        "train": 2,  # 105-106, 107-108; from 114 on it is the later fsync
+        "construction": 1,
+        "training": 6,  # 108-114, whatever else goes on
+        "fsync": 2,  # 114-116
+        "handshake": 1,  # 119-120
+    }
+
+
+def test_cpu_seconds_outside_are_those_of_all_processes_less_the_models_work(timeline: Any) -> None:
+    (whole,) = spans(timeline, ROUND)
+    # The driver's 9 have the fsync in them; the role's are generation and train; 1 + 1 + 5 of these are inside.
+    assert timeline.cpu_outside(spans(timeline, *SPANS), whole) == 9 + (1 + 7) - (1 + 1 + 5)
+
+
+def test_processes_write_what_they_do_and_one_reads_it(timeline: Any, tmp_path: Path) -> None:
+    record = timeline.Recorder(tmp_path)
+
+    def fails() -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError), record("outer"):
+        record.timed("inner", fails)()
+    inner, outer = timeline.read_spans(tmp_path)
+    assert (inner.kind, outer.kind) == ("inner", "outer")
+    assert outer.start <= inner.start <= inner.end <= outer.end and inner.pid == outer.pid
+
+
+def test_the_examples_of_the_timeline_hold(timeline: Any) -> None:
+    result = doctest.testmod(timeline)
+    assert result.attempted and not result.failed
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [
+        (0.9, 30.0, ["within the limit of 1 s", "3.0% of a process per phase, within that of 20%"]),
+        (1.1, 30.0, ["OVER the limit of 1 s", "3.7% of a process per phase, within that of 20%"]),
+        (0.9, 3.0, ["within the limit of 1 s", "30.0% of a process per phase, OVER that of 20%"]),
+    ],
+)
+def test_what_is_said_of_the_limits_goes_by_the_medians(
+    ours: float, theirs: float, told: list[str], overhead: Any
+) -> None:
+    def rounds(seconds: float) -> list[Any]:
+        return [overhead.Round({"training": 50.0, "curate": s}, 0.0, 0.0, 0.5) for s in (seconds, 99.0, 0.0)]
+
+    first, _ = overhead.verdicts({"ray": rounds(ours), "phases": rounds(theirs)})
+    assert f"{ours:.2f} s of orchestration a round (median of 3)" in first
+    assert all(words in first for words in told)
+
+
+def test_the_overhead_of_a_toy_run_adds_up(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [
+            sys.executable,
+            BENCHMARKS / "overhead.py",
+            "--quick",
+            "--ways",
+            "local",
+            "phases",
+            "--out",
+            tmp_path / "o.md",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert (tmp_path / "o.md").read_text() == told.removesuffix("\n")
+    rows = [line.strip("| ").split(" | ") for line in told.splitlines() if line.startswith(("| tutorloop", "| a "))]
+    assert [row[0] for row in rows] == ["tutorloop in one process", "a process per phase"]
+    for _, _, wall, *inside, orchestration, _, _, quiz in rows:
+        assert float(wall) > float(orchestration.strip("*")) > 0
+        assert sum(map(float, (*inside, orchestration.strip("*")))) == pytest.approx(float(wall), abs=0.04)
+        assert 0 < float(quiz) < 1
+    where = [re.findall(r"^\| ([^|]+) \| [\d.]+ \|$", part, re.M) for part in told.split("Where it goes")[1:]]
+    assert "driver: verify" in where[0] and "attempt: start and end of its process" in where[1]
