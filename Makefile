@@ -27,8 +27,8 @@ test: setup
 test-slow: setup
 	$(BIN)/pytest -m slow
 
-# Minutes each: `make bench-overhead` runs one. What they find is written beside them.
-BENCHMARKS := overhead
+# `make bench-overhead` runs one. What they find is written beside them. Minutes each; `scale` an hour.
+BENCHMARKS := overhead journal scale
 
 bench: $(BENCHMARKS:%=bench-%)
 

@@ -9,7 +9,6 @@ alone takes: the same bytes in the same files, with the same number of `fsync` a
 
 import argparse
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from machine import machine
 from pydantic_core import to_json
 
 from tutorloop.agents.roles import Reply, Request
@@ -128,7 +128,7 @@ def measure(n: int) -> str:
         row_floor = created(bare, waves, written // waves)
         row_floor.wall += appended(bare / "list", waves, 150).wall
     lines = [
-        f"| what | n | a second | a second of CPU | the disk alone | {'bytes each':s} |",
+        "| what | n | a second | a second of CPU | the disk alone | bytes each |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for what, spent, floor, size in (("asks", asks, ask_floor, asked), ("rows", rows, row_floor, written)):
@@ -142,14 +142,11 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=50_000, help="asks, and rows (50,000)")
     parser.add_argument("--out", type=Path, help="a Markdown file for the figures")
     chosen = parser.parse_args()
-    load = os.getloadavg()[0]
-    table = measure(chosen.n)
-    where = (
-        f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, load {load:.1f} before."
-    )
-    print(table, where, sep="\n\n")
+    where = machine("pyarrow")
+    text = "\n\n".join(["# The journal", where, measure(chosen.n)])
+    print(text)
     if chosen.out:
-        chosen.out.write_text(f"# The journal\n\n{table}\n\n{where}\n", encoding="utf-8")
+        chosen.out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

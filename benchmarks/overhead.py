@@ -10,7 +10,6 @@ same student, and train on as many rows and pairs with the same settings.
 
 import argparse
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -19,14 +18,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import date
-from importlib.metadata import version
 from json import dumps, loads
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from by_phase import PHASES
+from machine import machine
 from timeline import INSIDE, Recorder, Span, cpu_outside, read_spans, shares
 
 from tutorloop.agents.build import build
@@ -255,18 +253,10 @@ def where_it_goes(way: str, chosen: Round) -> Iterator[str]:
     yield f"| {len(chosen.outside) - len(large)} smaller | {chosen.orchestration - sum(large.values()):.2f} |"
 
 
-def document(found: Findings, size: str) -> str:
+def document(found: Findings, where: str, size: str) -> str:
     tables = [line for way, rounds in found.items() for line in ("", *where_it_goes(way, middle(rounds)))]
-    head = ("# Orchestration a round, in seconds", "", machine(), "", size, "")
+    head = ("# Orchestration a round, in seconds", "", where, "", size, "")
     return "\n".join([*head, *every_round(found), "", *verdicts(found), *tables, NOTES])
-
-
-def machine() -> str:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    libraries = ("torch", "transformers", "trl", "peft", "ray")
-    versions = ", ".join(f"{name} {version(name)}" for name in libraries)
-    system = f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB of memory, {platform.system()}"
-    return f"{date.today().isoformat()}; {system}; Python {platform.python_version()}, {versions}."
 
 
 NOTES = """
@@ -278,8 +268,7 @@ inside TRL's constructor there and just before it here; both count as constructi
 
 *Not counted*: starting the actors, the course, round 0 and the exam (once a run). `its CPU` adds up CPU seconds outside
 the four in driver and roles, or in the phases' processes; Ray's daemons are not in it. It is the steadier figure when
-others use the machine; `load` says whether they did.
-"""
+others use the machine; `load` says whether they did."""
 
 
 def main() -> None:
@@ -314,7 +303,7 @@ def main() -> None:
         "dpo": {**DPO, **config.update.dpo, **common},
         "lora": {**LORA, **config.update.lora},
     }
-    found: dict[str, Sequence[Round]] = {}
+    where, found = machine("torch", "transformers", "trl", "peft", "ray"), dict[str, Sequence[Round]]()
     with tempfile.TemporaryDirectory() as scratch:
         for placement in [way for way in chosen.ways if way != "phases"]:
             report, found[placement] = ours(experiment, settings, placement, Path(scratch) / placement)
@@ -322,10 +311,10 @@ def main() -> None:
             phases = [p for p in PHASES if p not in ("sft", "dpo")] if chosen.quick else PHASES
             found["phases"] = by_phase(task, phases, report, Path(scratch) / "phases")
     size = f"{problems} practice problems, {rows} rows, a quiz of {quiz}, {rounds} rounds, on the {chosen.device}."
-    text = document(found, size)
+    text = document(found, where, size)
     print(text)
     if chosen.out:
-        chosen.out.write_text(text)
+        chosen.out.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -30,11 +31,34 @@ def timeline(beside: None) -> Any:
 
 @pytest.fixture
 def overhead(beside: None, monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec: Any = importlib.util.spec_from_file_location("benchmark", BENCHMARKS / "overhead.py")
+    return script("overhead", monkeypatch)
+
+
+@pytest.fixture
+def scale(beside: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    return script("scale", monkeypatch)
+
+
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    spec: Any = importlib.util.spec_from_file_location("benchmark", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "benchmark", module)  # not `overhead`: a checkout may be called so
+    monkeypatch.setitem(sys.modules, "benchmark", module)  # not by its name: a checkout may be called so
     spec.loader.exec_module(module)
     return module
+
+
+def told(name: str, folder: Path, *arguments: str) -> str:
+    """What a benchmark prints, which it writes as well."""
+    command = [sys.executable, BENCHMARKS / f"{name}.py", *arguments, "--out", folder / "out.md"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert (folder / "out.md").read_text(encoding="utf-8") == printed
+    return printed
+
+
+def rows(text: str, *first: str) -> list[list[str]]:
+    """Cells of the table rows that begin with one of these."""
+    lines = (line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| "))
+    return [cells for cells in lines if cells[0] in first]
 
 
 DRIVER, ROLE = 1, 2
@@ -115,27 +139,55 @@ def test_what_is_said_of_the_limits_goes_by_the_medians(
 
 
 def test_the_overhead_of_a_toy_run_adds_up(tmp_path: Path) -> None:
-    told = subprocess.run(
-        [
-            sys.executable,
-            BENCHMARKS / "overhead.py",
-            "--quick",
-            "--ways",
-            "local",
-            "phases",
-            "--out",
-            tmp_path / "o.md",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert (tmp_path / "o.md").read_text() == told.removesuffix("\n")
-    rows = [line.strip("| ").split(" | ") for line in told.splitlines() if line.startswith(("| tutorloop", "| a "))]
-    assert [row[0] for row in rows] == ["tutorloop in one process", "a process per phase"]
-    for _, _, wall, *inside, orchestration, _, _, quiz in rows:
+    text = told("overhead", tmp_path, "--quick", "--ways", "local", "phases")
+    ways = ["tutorloop in one process", "a process per phase"]
+    found = rows(text, *ways)
+    assert [row[0] for row in found] == ways
+    for _, _, wall, *inside, orchestration, _, _, quiz in found:
         assert float(wall) > float(orchestration.strip("*")) > 0
         assert sum(map(float, (*inside, orchestration.strip("*")))) == pytest.approx(float(wall), abs=0.04)
         assert 0 < float(quiz) < 1
-    where = [re.findall(r"^\| ([^|]+) \| [\d.]+ \|$", part, re.M) for part in told.split("Where it goes")[1:]]
+    where = [re.findall(r"^\| ([^|]+) \| [\d.]+ \|$", part, re.M) for part in text.split("Where it goes")[1:]]
     assert "driver: verify" in where[0] and "attempt: start and end of its process" in where[1]
+
+
+def test_the_journal_is_measured_in_whole_and_torn_shards(tmp_path: Path) -> None:
+    found = rows(told("journal", tmp_path, "--n", "100"), "asks", "rows")
+    assert [row[:2] for row in found] == [["asks", "100"], ["rows", "100"]]
+    assert all(float(figure.replace(",", "")) > 0 for row in found for figure in row[1:])
+
+
+def test_a_round_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+    (row,) = rows(told("scale", tmp_path, "--sizes", "70"), "70")
+    _, asks, wall, cpu, peak = map(float, row)
+    assert asks > 70  # each wrong one is diagnosed, and some are taught
+    assert wall > 0 and cpu > 0 and peak > 50
+
+
+def test_pools_of_any_size_have_different_problems_with_right_answers(scale: Any, tmp_path: Path) -> None:
+    found = dict(scale.questions(20_000))
+    assert len(found) == 20_000
+    assert all(answer == eval(question) for question, answer in found.items())
+    scale.experiment(tmp_path, 3)
+    sealed = [json.loads(line) for name in ("quiz", "exam") for line in (tmp_path / f"{name}.jsonl").open()]
+    assert len({row["question"] for row in sealed}) == 600
+    assert all(row["answer"] == eval(row["question"]) < 1899 for row in sealed)
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ((400, 50.0, 109.0), ["1.09 times that at 100, within", "(100.00): 1.00 times that", "within"]),
+        ((400, 50.0, 111.0), ["1.11 times that at 100, OVER", "(100.00): 1.00 times that", "within"]),
+        ((400, 55.0, 105.0), ["1.05 times that at 100, within", "(125.00): 1.25 times that", "OVER"]),
+    ],
+)
+def test_growth_is_judged_by_what_a_further_problem_takes(
+    scale: Any, last: tuple[int, float, float], said: list[str]
+) -> None:
+    def run(problems: int, seconds: float, peak: float) -> Any:
+        return scale.Measured(problems=problems, asks=problems, wall=seconds, cpu=seconds, peak=peak)
+
+    memory, wall, cpu = scale.verdicts([run(100, 20.0, 100.0), run(200, 30.0, 105.0), run(*last)])
+    assert said[0] in memory
+    assert all(words in line for line in (wall, cpu) for words in said[1:])
