@@ -194,6 +194,21 @@ def logprobs(model: Any, prompt: list[int], reply: list[int]) -> tuple[float, ..
     return tuple(chosen[:, 0].tolist())
 
 
+@torch.no_grad()
+def totals(model: Any, pad: int, pairs: Sequence[tuple[list[int], list[int]]], batch: int) -> list[float]:
+    """Log-probability of each reply as a whole, so many in a batch; padding moves it by rounding."""
+    found: list[float] = []
+    for some in (pairs[i : i + batch] for i in range(0, len(pairs), batch)):
+        width = max(len(prompt) + len(reply) for prompt, reply in some)
+        rows = [prompt + reply + [pad] * (width - len(prompt) - len(reply)) for prompt, reply in some]
+        ids = torch.tensor(rows, device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]  # no token sees the padding behind it
+        chosen = logits.float().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+        for row, (prompt, reply) in zip(chosen, some, strict=True):
+            found.append(float(row[len(prompt) - 1 : len(prompt) + len(reply) - 1].sum()))
+    return found
+
+
 def _auto(kind: str) -> Any:
     """One of the `Auto` classes, untyped: their stubs are other classes'."""
     return getattr(transformers, f"Auto{kind}")

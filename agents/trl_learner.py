@@ -30,7 +30,7 @@ from trl.trainer.utils import disable_dropout_in_model
 from ..evals.records import State
 from ..evals.rows import sync_folder
 from ..policies.records import Json
-from .base import Base, logprobs, read
+from .base import Base, read, totals
 from .roles import Canary, Hello, Job, Readings, RoleSpec, Trained
 from .settings import DPO, LORA, SFT, check_settings
 from .trl_rows import PairsDPO, TokenRows, WeightedCollator, WeightedSFT
@@ -63,8 +63,8 @@ class TrlLearner:
         args = self._arguments(job, rows)
         transformers.set_seed(job.seed)
         model = self._trainable(job)
-        sample = rows.sample()
-        before = [[sum(logprobs(model, *pair)) for pair in pairs] for pairs in sample]
+        sample, batch = rows.sample(), args["per_device_train_batch_size"]  # so many there is memory for
+        before = [totals(model, self.base.chat.pad, pairs, batch) for pairs in sample]
         with tempfile.TemporaryDirectory() as scratch:
             args["output_dir"] = scratch
             trainer = self.trainer(job, rows, args, model)
@@ -77,7 +77,7 @@ class TrlLearner:
                 f"the training of {job.name} diverged: its loss is {losses[-1]} after {len(losses)} steps, and its "
                 f"weights are {'' if whole else 'not '}finite. Lower `learning_rate` ({args['learning_rate']:g})."
             )
-        after = [[sum(logprobs(model, *pair)) for pair in pairs] for pairs in sample]
+        after = [totals(model, self.base.chat.pad, pairs, batch) for pairs in sample]
         notes: dict[str, Json] = {
             "rows": len(rows),
             "dropped_rows": rows.dropped,
@@ -177,8 +177,8 @@ class TrlLearner:
         states = self.base.spec.root / "states"
         part = states / f".{job.name}.part"
         shutil.rmtree(part, ignore_errors=True)
+        model.create_or_update_model_card = lambda folder: None  # PEFT would write one about nothing
         model.save_pretrained(part, selected_adapters=["default"])
-        (part / "README.md").unlink(missing_ok=True)  # a model card about nothing
         path = part / ADAPTER_CONFIG
         config = json.loads(path.read_bytes())
         for name, value in config.items():

@@ -18,7 +18,7 @@ from ..policies.records import Example
 from .base import Chat
 from .roles import Job
 
-SAMPLED = 32
+SAMPLED = 16
 """Pairs whose log-probabilities are read before and after a DPO."""
 
 

@@ -87,11 +87,12 @@ def test_the_reference_is_not_trained_and_not_published(learner: TrlLearner, job
 def test_dpo_says_how_the_right_and_the_wrong_answers_moved(
     learner: TrlLearner, job: Callable[..., Job], lessons: Lessons
 ) -> None:
-    start = learner.train(job()).state
-    trained = learner.train(job("dpo", start=start, reference=start, settings={"learning_rate": 1e-3}))
+    start, pairs = learner.train(job()).state, lessons(16)
+    settings = {"learning_rate": 1e-3, "per_device_train_batch_size": 7}  # read in batches of seven, too
+    trained = learner.train(job("dpo", pairs, start=start, reference=start, settings=settings))
     for note, reply in (("logp_chosen_change", "completion"), ("logp_rejected_change", "rejected")):
-        after, before = (sum(totals(learner, state, lessons(), reply)) for state in (trained.state, start))
-        assert trained.notes[note] == pytest.approx((after - before) / len(lessons()), abs=1e-3)
+        after, before = (sum(totals(learner, state, pairs, reply)) for state in (trained.state, start))
+        assert trained.notes[note] == pytest.approx((after - before) / len(pairs), abs=1e-3)
 
 
 ALONE = """
