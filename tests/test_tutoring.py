@@ -1,5 +1,6 @@
 """The whole cycle on scripted roles: it teaches, it continues, and what would mix two experiments is refused."""
 
+import gc
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from tutorloop.agents.hosts import InProcess
 from tutorloop.agents.roles import PublishError, RoleDied
 from tutorloop.evals.arithmetic import draw_profile
 from tutorloop.loops.config import ConfigError
-from tutorloop.loops.journal import Journal, JournalError, read_status
+from tutorloop.loops.journal import Journal, JournalError, Tick, read_status
 from tutorloop.loops.launch import Interrupted, launch
 from tutorloop.policies.rounds import Report
 from tutorloop.tests.policies_for_tests import shapes, small
@@ -425,6 +426,21 @@ def test_a_role_that_is_lost_twice_in_a_row_ends_the_start_but_not_the_run(
 # ---- schedules and stages
 
 
+def test_the_collector_passes_over_the_libraries_while_a_run_goes_on(home: Path, tmp_path: Path) -> None:
+    frozen: list[int] = []
+
+    class Look(Tick):
+        def step(self, name: str, seconds: float, replayed: bool) -> None:
+            frozen.append(gc.get_freeze_count())
+            if name == "1/gate":
+                raise EOFError
+
+    with pytest.raises(EOFError):
+        launch(small.experiment(home), tmp_path / "run", tick=Look())
+    assert frozen[0] == 0 and min(frozen[1:]) > 10_000, "from when the roles are there"
+    assert gc.get_freeze_count() == 0
+
+
 def test_a_window_of_practice_moves_on_from_round_to_round(home: Path, tmp_path: Path) -> None:
     launch(small.experiment(home, rounds=5, schedule__ask=25), tmp_path / "run")
     windows = [[p.id for p in small.table(tmp_path / "run", f"{n}/select")] for n in (1, 2, 3, 4, 5)]
@@ -432,6 +448,16 @@ def test_a_window_of_practice_moves_on_from_round_to_round(home: Path, tmp_path:
     asked = [id for window in windows for id in window]
     assert len(set(asked[:60])) == len(set(asked[60:120])) == 60, "a lap over the pool asks each problem once"
     assert asked[:60] != asked[60:120], "and the next lap in another order"
+
+
+def test_a_case_says_how_its_problem_went_in_all_rounds_before(home: Path, tmp_path: Path) -> None:
+    launch(small.experiment(home, rounds=5, schedule__ask=40), tmp_path / "run")
+    told: dict[str, tuple[str, ...]] = {}
+    for number in range(1, 6):  # two thirds of the pool in each: some problems skip a round
+        for case in small.table(tmp_path / "run", f"{number}/attempt"):
+            assert case.history == told.get(case.id, ())
+            told[case.id] = (*case.history, case.grades[0].label)
+    assert {len(labels) for labels in told.values()} == {3, 4}
 
 
 def test_training_from_the_base_in_every_round(home: Path, tmp_path: Path) -> None:
