@@ -15,7 +15,6 @@ from functools import cached_property
 from random import Random
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
 from ..evals.graders import grade
@@ -23,7 +22,7 @@ from ..evals.lookup import Lookup
 from ..evals.pools import Course
 from ..evals.records import Attempt, Gold, Messages, Problem, State, Turn, Verdict, user
 from ..evals.redact import redacted
-from ..evals.rows import checked
+from ..evals.rows import adapter, checked
 from ..policies.records import Case, Cost, Example, Json, Lesson
 from ..policies.room import Asked, Ledger, Model
 from ..policies.rounds import Budget, Plan, PracticeReport
@@ -32,8 +31,6 @@ from .roles import Reply, Request
 from .waves import Wave, block
 
 T = TypeVar("T")
-_REPLY = TypeAdapter(Reply)
-_REQUEST = TypeAdapter(Request)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +112,7 @@ class RoundRoom:
                 continue
             found = self.ledger.recall(ask.key)
             assert found is not None, "answered just now"
-            reply = _REPLY.validate_json(found.reply)
+            reply = adapter(Reply).validate_json(found.reply)
             # The payer is on record, so that a resumed run books each ask to the same item.
             paid = (found.step, found.item) == (step, ask.item)
             reused += [] if paid else [(ask.key, ask.member, ask.item)]
@@ -167,16 +164,18 @@ class ItemRoom:
     tries: Counter[str] = field(default_factory=Counter)
     samples: Counter[str] = field(default_factory=Counter)
     asked: set[str] = field(default_factory=set)
-    rng: Random = field(init=False)
     cast: Mapping[str, Model] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.rng = Random(f"{self.round.run_seed}/{self.plan.key(self.slot)}/{self.item}")
         self.cast = {name: ItemModel(room=self, member=name, state=s) for name, s in self.plan.serving.items()}
         try:
             self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
             self.loop = None  # a slot that asks nobody
+
+    @cached_property
+    def rng(self) -> Random:
+        return Random(f"{self.round.run_seed}/{self.plan.key(self.slot)}/{self.item}")
 
     @property
     def plan(self) -> Plan:
@@ -295,7 +294,7 @@ class ItemModel:
 
     async def afill(self, prompt: str | Messages, schema: type[T], *, sample: int | None = None) -> T:
         request = self._request(_messages(prompt), schema=schema.__name__, sample=sample)
-        return TypeAdapter(schema).validate_json((await self._answer(request)).text)
+        return adapter(schema).validate_json((await self._answer(request)).text)
 
     async def aattempt(
         self, problem: Problem, *, context: str = "", prefix: str = "", sample: int | None = None
@@ -323,7 +322,7 @@ class ItemModel:
         Without secrets, so that what was asked is what is on record.
         """
         request = checked(Request(messages=messages, prefix=prefix, schema=schema, sample=sample or 0), Request)
-        request = _REQUEST.validate_json(redacted(to_json(request)))
+        request = adapter(Request).validate_json(redacted(to_json(request)))
         if not any(turn.role == "user" for turn in request.messages):
             raise ValueError("a prompt needs a turn of the user's")
         if sample is not None:

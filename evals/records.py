@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 Kind = Literal["number", "choice", "boolean", "text", "program", "dialogue"]
@@ -85,7 +86,7 @@ class Problem:
         """The last user turn."""
         return next((t.content for t in reversed(self.messages) if t.role == "user"), "")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """See `content_digest`: pools are kept apart by it."""
         return content_digest(self.messages)

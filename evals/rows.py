@@ -285,7 +285,7 @@ def _lately(rows: Rows[T], shard: int) -> list[T]:
     return _shards(rows.root, rows, shard)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _shards(root: Path, rows: Rows[Any], shard: int) -> list[Any]:
     return rows.shard(shard)
 
@@ -294,9 +294,9 @@ def _write(target: Path, records: Sequence[T], of: type[T], failures: Sequence[F
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    said = _adapter(list[of]).dump_json(list(records))  # type: ignore[valid-type]
+    said = adapter(list[of]).dump_json(list(records))  # type: ignore[valid-type]
     if (clean := redacted(said)) != said:
-        said, records = clean, _adapter(list[of]).validate_json(clean)  # type: ignore[valid-type]
+        said, records = clean, adapter(list[of]).validate_json(clean)  # type: ignore[valid-type]
     failed = redacted(b"\n".join(to_json(f) for f in failures)).splitlines()
     schema = pa.schema([(name, kind or pa.string()) for name, kind in _columns(cast(Any, of)).items()])
     columns = [
@@ -329,11 +329,11 @@ def _read(path: Path, of: type[T]) -> list[T]:
 
     nested = [name for name, kind in _columns(cast(Any, of)).items() if kind is None]
     with pq.ParquetFile(path) as file:  # `read_table` would import pandas
-        rows = file.read().to_pylist()
+        rows = file.read(use_threads=False).to_pylist()  # a part is small
     for row in rows:
         for name in nested:
             row[name] = from_json(row[name])
-    records: list[T] = _adapter(list[of]).validate_python(rows)  # type: ignore[valid-type]
+    records: list[T] = adapter(list[of]).validate_python(rows)  # type: ignore[valid-type]
     return records
 
 
@@ -348,7 +348,7 @@ def checked(record: T, of: type[T]) -> T:
     TypeError: `Failure.where`: Input should be a valid string, got None
     """
     try:
-        back: T = _adapter(cast(Any, of)).validate_json(to_json(record))
+        back: T = adapter(cast(Any, of)).validate_json(to_json(record))
     except ValidationError as e:
         wrong = e.errors()[0]
         where = ".".join(str(x) for x in (of.__name__, *wrong["loc"]))
@@ -420,7 +420,7 @@ def _failures(path: Path) -> Path:
 
 def _read_failures(path: Path, n: int) -> list[Failure]:
     try:
-        found = [_adapter(Failure).validate_json(line) for line in path.read_bytes().splitlines()]
+        found = [adapter(Failure).validate_json(line) for line in path.read_bytes().splitlines()]
     except FileNotFoundError:
         raise DamagedRows(f"{path} is missing; it held {n} failures. Restore it from a copy.") from None
     except ValidationError as e:
@@ -430,8 +430,9 @@ def _read_failures(path: Path, n: int) -> list[Failure]:
     return found
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+@lru_cache(maxsize=256)  # a policy may make a class in each call
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Of a type, made once: making one takes up to some milliseconds."""
     return TypeAdapter(kind)
 
 

@@ -8,7 +8,8 @@ What is known is looked up in a temporary database, so that millions of replies 
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,11 @@ class Asks:
         names = [f.name for f in fields(Entry)]
         kinds: dict[str, Any] = {"tokens_in": pa.int64(), "tokens_out": pa.int64(), "reused": pa.bool_()}
         schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
+        row = attrgetter(*names)
         by_key = scratch(f"entry ({', '.join(names)}, primary key (key, item))")
         by_key.executemany(
             f"insert or replace into entry values ({', '.join('?' * len(names))})",
-            (astuple(e) for file in (whole, path) if file.exists() for e in read_asks(file)),
+            (row(entry) for file in (whole, path) if file.exists() for entry in read_asks(file)),
         )
         found = by_key.execute("select * from entry order by key, item")
         with atomic(whole) as part, pq.ParquetWriter(part, schema, compression="zstd") as parquet:

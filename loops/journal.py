@@ -32,7 +32,7 @@ from pydantic_core import from_json, to_json
 from ..agents.lanes import Lanes
 from ..evals.records import Failure
 from ..evals.redact import redacted
-from ..evals.rows import Rows, Table, atomic_write, write_rows
+from ..evals.rows import Rows, Table, adapter, atomic_write, write_rows
 from ..policies.records import Cost, Json
 from ..policies.room import Asked, Recalled
 from .asks import Asks
@@ -107,7 +107,7 @@ class Journal:
         path = self.root / "steps" / f"{name}.json"
         # Tables know the run folder; a run that was moved is the same run.
         inputs = hashlib.sha256(to_json([args, kwargs]).replace(to_json(self.root), b'""')).hexdigest()
-        codec: TypeAdapter[R] = TypeAdapter(get_type_hints(getattr(do, "func", do))["return"])  # a `partial`'s own
+        codec: TypeAdapter[R] = adapter(get_type_hints(getattr(do, "func", do))["return"])  # a `partial`'s own
         started = time.perf_counter()
         if not (replayed := path.exists()):
             value = codec.dump_python(do(*args, **kwargs), mode="json")
@@ -163,9 +163,9 @@ class Journal:
         """What there is of a table: the parts that are done."""
         return self._table(name, of).rows()
 
-    def table(self, name: str, of: type[T], records: Iterable[T]) -> Rows[T]:
+    def table(self, name: str, of: type[T], records: Iterable[T], shard: int = 64) -> Rows[T]:
         """Records that are at hand, as a table. Made whole: parts that a killed attempt left may be of others."""
-        return write_rows(self.root, f"rows/{name}", of, records)
+        return write_rows(self.root, f"rows/{name}", of, records, shard)
 
     def _table(self, name: str, of: type[T]) -> Table[T]:
         return Table(self.root, f"rows/{name}", of)

@@ -9,16 +9,16 @@ Not covered: pictures; comparing two runs.
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from ..evals.pools import Course
 from ..evals.records import Gold
-from ..evals.rows import Rows
+from ..evals.rows import Rows, adapter
 from ..evals.statistics import mcnemar, transitions, wilson
 from ..evals.steps import check_steps
 from ..policies.records import Case
@@ -56,7 +56,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            value: T = _adapter(cast(Any, of)).validate_python(
+            value: T = adapter(cast(Any, of)).validate_python(
                 read_json(path)["value"], context={"root": self.root.resolve()}
             )
             return value
@@ -98,11 +98,6 @@ class RunFolder:
             return read_status(self.root)
         except (ValueError, KeyError) as e:
             raise JournalError(f"{self.root / 'status.json'} is damaged: {e}.") from None
-
-
-@cache
-def _adapter(of: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(of)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The verbs of a round: rows on disk -> rows on disk. Each runs the method's slot, item by item or on the whole round.
 
 Per item (attempt, verify, teach, check): a shard at a time, as one wave; a shard is committed whole or repeated whole.
-Attempts are worked ahead where the learner has several replicas; the teacher's time is spent shard by shard.
+Attempts are worked ahead, as many as keep the learner's replicas busy; the teacher's time is spent shard by shard.
 An item that fails is a `Failure`; when more than a stated share of a table has failed the run stops and says of what.
 The whole round at once (select, triage, curate, update): in memory, as one step.
 """
@@ -32,7 +32,8 @@ from .journal import Journal
 
 A = TypeVar("A")
 T = TypeVar("T")
-SHARD = 64
+AT_HAND = 4096
+"""Rows in a part of a table of examples: nobody works on these shard by shard."""
 
 
 class TooManyFailures(RuntimeError):
@@ -122,11 +123,12 @@ class Slots:
         return order
 
     def _attempt(self, problems: Rows[Problem], serving: object) -> Rows[Case]:
-        earlier = [Lookup(r.tables.answered, "id") for r in self.reports if r.tables]
+        earlier = [Lookup(r.tables.answered, "id") for r in reversed(self.reports) if r.tables]
 
         async def one(problem: Problem, room: ItemRoom) -> list[Case]:
-            before = (table[problem.id] for table in earlier if problem.id in table)
-            case = Case(id=problem.id, problem=problem, history=tuple(c.grades[0].label for c in before if c.grades))
+            before = next((c for table in earlier if (c := table.get(problem.id))), None)
+            history = (*before.history, *(grade.label for grade in before.grades[:1])) if before else ()
+            case = Case(id=problem.id, problem=problem, history=history)
             if self.method.attempt is None:
                 return [case]
             found = await call(self.method.attempt, problem, room)
@@ -224,7 +226,7 @@ class Slots:
             by=self.plan.fill,
             rng=room.rng,
         )
-        return self.book.table(self.plan.key("curate"), Example, filled)
+        return self.book.table(self.plan.key("curate"), Example, filled, AT_HAND)
 
     def _update(self, examples: Rows[Example], start: State, reference: State | None, settings: object) -> State:
         room = TrainingRoom(round=self.room, slot="update", item="", wave=self.room.wave("update"), index=0)
@@ -244,7 +246,7 @@ class Slots:
             loss="sft" if loss == "sft" else "dpo",
             start=start,
             reference=reference,
-            examples=self.book.table(key, Example, examples),
+            examples=self.book.table(key, Example, examples, AT_HAND),
             name=f"{self.plan.learner}-r{self.plan.number:04d}-{self.trainings}-{loss}",
             settings=self.plan.settings.get(loss, {}),
             lora=self.plan.settings.get("lora", {}),

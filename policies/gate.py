@@ -114,7 +114,7 @@ def gate(
         tables=tables,
         accepted=sum(n for (sound, _), n in found.items() if sound),
         rejected={why: n for (sound, why), n in sorted(found.items()) if why and not sound},
-        origins=dict(sorted(Counter(e.origin for e in tables.examples).items())),
+        origins=dict(sorted(Counter(tables.examples.column("origin")).items())),
         cost=cost,
         notes=notes,
     )
