@@ -24,12 +24,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from ..evals.pools import Course, Sealed
 from ..evals.records import Problem, State
-from ..evals.rows import Rows, atomic_write
+from ..evals.rows import Rows, adapter, atomic_write
 from ..policies.records import Example, Marked
 from ..policies.rounds import Plan, Proof, RoundReport, Sheet
 from .lanes import Lanes
@@ -45,7 +44,7 @@ SAME_BASE = 0.1
 BATCH = 64
 """Requests in one call to an engine."""
 AHEAD = 2
-"""Shards in flight for each of several replicas: one is answered, and one is got ready or waits to be written."""
+"""Shards in flight for each replica: one is answered, and one is got ready or waits to be written."""
 
 
 class Shelf(Protocol):
@@ -112,8 +111,7 @@ class Cast:
         seat = self.seats[member]
         if state.name not in seat.proven:
             self._prove(seat, self._evidence(state))
-        replicas = len(seat.replicas)
-        return Lanes(AHEAD * replicas if replicas > 1 else 1)
+        return Lanes(AHEAD * len(seat.replicas))
 
     def _answer(self, member: str, state: State, method: str, *args: Any) -> Any:
         with self.seats[member].taken() as replica:
@@ -201,7 +199,7 @@ class Cast:
         return file
 
     def _evidence(self, state: State) -> Evidence:
-        found = TypeAdapter(Evidence).validate_json((self.root / f"proofs/{state.name}.json").read_bytes())
+        found = adapter(Evidence).validate_json((self.root / f"proofs/{state.name}.json").read_bytes())
         return replace(found, state=state)
 
 

@@ -23,6 +23,7 @@ from tutorloop.agents.hosts import InProcess
 from tutorloop.agents.placement import Actor
 from tutorloop.agents.roles import Evidence, PublishError, RoleDied, RoleSpec
 from tutorloop.evals.records import State
+from tutorloop.evals.rows import Table
 from tutorloop.loops.config import ConfigError, changed
 from tutorloop.loops.journal import read_status
 from tutorloop.loops.launch import Interrupted, launch
@@ -58,6 +59,28 @@ def one(home: Path) -> Path:
     """The run with one replica each. Not to be changed."""
     assert launch(experiment(home), home / "one").status == "finished"
     return home / "one"
+
+
+def test_one_replica_answers_the_next_shard_while_the_last_is_written(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sat, waited = threading.Semaphore(0), list[bool]()
+
+    def before(host: Any, method: str, args: tuple[Any, ...]) -> None:
+        if method == "sit":
+            sat.release()
+
+    Watched(before).on(InProcess, monkeypatch)
+    add = Table.add
+
+    def slow(table: Table[Any], *told: Any) -> None:
+        if table.folder.startswith("rows/sheets/quiz/") and not waited:
+            waited.append(sat.acquire(timeout=SOON) and sat.acquire(timeout=SOON))
+        add(table, *told)
+
+    monkeypatch.setattr(Table, "add", slow)
+    launch(experiment(home, rounds=0), tmp_path / "run")
+    assert waited == [True]
 
 
 def differing(one: Path, other: Path) -> list[str]:
