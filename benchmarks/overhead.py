@@ -235,8 +235,8 @@ def every_round(found: Findings) -> Iterator[str]:
 
 def verdicts(found: Findings) -> Iterator[str]:
     for way, rounds in found.items():
-        cost = middle(rounds).orchestration
-        told = f"- **{WAYS[way]}**: {cost:.2f} s of orchestration a round (median of {len(rounds)})"
+        cost, cpu = middle(rounds).orchestration, middle(rounds).cpu
+        told = f"- **{WAYS[way]}**: {cost:.2f} s of orchestration a round (median of {len(rounds)}; {cpu:.2f} s of CPU)"
         if way != "phases":
             told += f", {'within' if cost <= LIMIT else 'OVER'} the limit of {LIMIT:g} s"
         if way != "phases" and "phases" in found:
@@ -268,7 +268,8 @@ inside TRL's constructor there and just before it here; both count as constructi
 
 *Not counted*: starting the actors, the course, round 0 and the exam (once a run). `its CPU` adds up CPU seconds outside
 the four in driver and roles, or in the phases' processes; Ray's daemons are not in it. It is the steadier figure when
-others use the machine; `load` says whether they did."""
+others use the machine; `load` says whether they did. Above the number of cores, everything waited for its turn, and the
+seconds are not those of a machine that has nothing else to do: the ratio of two ways in one run is."""
 
 
 def main() -> None:

@@ -134,7 +134,7 @@ def test_what_is_said_of_the_limits_goes_by_the_medians(
         return [overhead.Round({"training": 50.0, "curate": s}, 0.0, 0.0, 0.5) for s in (seconds, 99.0, 0.0)]
 
     first, _ = overhead.verdicts({"ray": rounds(ours), "phases": rounds(theirs)})
-    assert f"{ours:.2f} s of orchestration a round (median of 3)" in first
+    assert f"{ours:.2f} s of orchestration a round (median of 3;" in first
     assert all(words in first for words in told)
 
 
