@@ -199,7 +199,7 @@ class Cast:
         return file
 
     def _evidence(self, state: State) -> Evidence:
-        found = adapter(Evidence).validate_json((self.root / f"proofs/{state.name}.json").read_bytes())
+        found: Evidence = adapter(Evidence).validate_json((self.root / f"proofs/{state.name}.json").read_bytes())
         return replace(found, state=state)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic_core import from_json, to_json
 
@@ -294,7 +294,8 @@ class ItemModel:
 
     async def afill(self, prompt: str | Messages, schema: type[T], *, sample: int | None = None) -> T:
         request = self._request(_messages(prompt), schema=schema.__name__, sample=sample)
-        return adapter(schema).validate_json((await self._answer(request)).text)
+        filled: T = adapter(cast(Any, schema)).validate_json((await self._answer(request)).text)
+        return filled
 
     async def aattempt(
         self, problem: Problem, *, context: str = "", prefix: str = "", sample: int | None = None
@@ -321,7 +322,8 @@ class ItemModel:
 
         Without secrets, so that what was asked is what is on record.
         """
-        request = checked(Request(messages=messages, prefix=prefix, schema=schema, sample=sample or 0), Request)
+        asked = Request(messages=messages, prefix=prefix, schema=schema, sample=sample or 0)
+        request: Request = checked(asked, Request)
         request = adapter(Request).validate_json(redacted(to_json(request)))
         if not any(turn.role == "user" for turn in request.messages):
             raise ValueError("a prompt needs a turn of the user's")

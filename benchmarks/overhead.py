@@ -108,9 +108,10 @@ class Watched:
             role.train = record.timed("training", role.train)
         else:
             from tutorloop.agents import trl_learner
+            from tutorloop.agents.trl_rows import TokenRows
 
             # TRL's constructor would turn rows into token ids itself, and does so in a process per phase.
-            patch.object(trl_learner, "TokenRows", record.timed("construction", trl_learner.TokenRows)).start()
+            patch.object(trl_learner, "TokenRows", record.timed("construction", TokenRows)).start()
             built = record.timed("construction", role.trainer)
 
             def trainer(*args: Any) -> Any:
@@ -197,7 +198,7 @@ def by_phase(task: Mapping[str, Any], phases: Sequence[str], report: Report, fol
 def _process(phase: str, folder: Path) -> Span:
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # threads: as our roles
-    log, command = folder / f"{phase}.log", [sys.executable, HERE / "by_phase.py", phase, folder]
+    log, command = folder / f"{phase}.log", [sys.executable, str(HERE / "by_phase.py"), phase, str(folder)]
     with log.open("w") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process:
         if process.wait():
             raise SystemExit(f"the phase `{phase}` failed:\n{log.read_text()}")

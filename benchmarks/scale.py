@@ -70,11 +70,11 @@ def experiment(folder: Path, practice: int) -> Path:
 def measure(practice: int) -> Measured:
     with tempfile.TemporaryDirectory(prefix="tutorloop-") as name:
         folder = Path(name)
-        command = [sys.executable, "-m", "tutorloop", "run", experiment(folder, practice)]
+        command = [sys.executable, "-m", "tutorloop", "run", str(experiment(folder, practice))]
         with (folder / "told.json").open("w") as out:
             began = time.perf_counter()
             # A child's peak begins at its parent's, so nothing large is imported here.
-            child = subprocess.Popen([*command, "--run-dir", folder / "run", "--quiet", "--json"], stdout=out)
+            child = subprocess.Popen([*command, "--run-dir", str(folder / "run"), "--quiet", "--json"], stdout=out)
             _, status, used = os.wait4(child.pid, 0)
             wall = time.perf_counter() - began
         child.returncode = os.waitstatus_to_exitcode(status)

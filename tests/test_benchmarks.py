@@ -49,8 +49,8 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def told(name: str, folder: Path, *arguments: str) -> str:
     """What a benchmark prints, which it writes as well."""
-    command = [sys.executable, BENCHMARKS / f"{name}.py", *arguments, "--out", folder / "out.md"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments, "--out", str(folder / "out.md")]
+    printed: str = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert (folder / "out.md").read_text(encoding="utf-8") == printed
     return printed
 
