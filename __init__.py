@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from .evals.records import Verdict as Verdict
     from .evals.records import user as user
     from .loops.config import ConfigError as ConfigError
+    from .loops.documents import JournalError as JournalError
     from .loops.history import History as History
     from .loops.history import read_history as read_history
-    from .loops.journal import JournalError as JournalError
     from .loops.launch import Interrupted as Interrupted
     from .loops.launch import launch as launch
     from .loops.plan import plan as plan
@@ -71,7 +71,7 @@ _WHERE = {
     "Gold": ".evals.records",
     "History": ".loops.history",
     "Interrupted": ".loops.launch",
-    "JournalError": ".loops.journal",
+    "JournalError": ".loops.documents",
     "Lesson": ".policies.records",
     "Method": ".policies.slots",
     "Model": ".policies.room",

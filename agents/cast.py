@@ -26,9 +26,10 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic_core import to_json
 
+from ..evals.files import atomic_write
 from ..evals.pools import Course, Sealed
 from ..evals.records import Problem, State
-from ..evals.rows import Rows, adapter, atomic_write
+from ..evals.rows import Rows, adapter
 from ..policies.records import Example, Marked
 from ..policies.rounds import Plan, Proof, RoundReport, Sheet
 from .lanes import Lanes
@@ -48,11 +49,17 @@ AHEAD = 2
 
 
 class Shelf(Protocol):
-    """Where tables are written, shard by shard; a finished shard is not made again."""
+    """Where what a step makes is kept."""
 
     def shards(
         self, name: str, of: type[T], total: int, make: Callable[[int], Sequence[T]], lanes: Lanes | None = None
-    ) -> Rows[T]: ...
+    ) -> Rows[T]:
+        """A table, written shard by shard; a finished shard is not made again."""
+        ...
+
+    def vouch(self, path: Path) -> None:
+        """The running step has left this file, or this folder of files."""
+        ...
 
 
 @dataclass
@@ -128,6 +135,8 @@ class Cast:
     def train(self, job: Job) -> Trained:
         learner = self._learner
         trained: Trained = learner.surviving(lambda: learner.call("train", job))
+        for place in filter(None, (trained.state.weights, trained.state.library)):
+            self.shelf.vouch(self.root / place)
         return trained
 
     @property
@@ -196,6 +205,7 @@ class Cast:
     def _store(self, evidence: Evidence) -> str:
         file = f"proofs/{evidence.state.name}.json"
         atomic_write(self.root / file, to_json(evidence, indent=1))
+        self.shelf.vouch(self.root / file)
         return file
 
     def _evidence(self, state: State) -> Evidence:

@@ -98,6 +98,10 @@ class PublishError(RuntimeError):
     """The server does not answer with the state that the trainer left. Nothing is published."""
 
 
+class Diverged(FloatingPointError):
+    """A training came to numbers that are none. It leaves no state."""
+
+
 class Unproven(RuntimeError):
     """This incarnation of the server has not proven the state that it was asked to answer with."""
 

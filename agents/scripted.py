@@ -18,8 +18,8 @@ from uuid import uuid4
 from pydantic_core import to_json
 
 from ..evals.arithmetic import profile, read, shipped, slips, work
+from ..evals.files import atomic_write
 from ..evals.records import State
-from ..evals.rows import atomic_write
 from ..policies.teaching import Diagnosis, Practice, Task
 from .roles import Canary, Evidence, Hello, Job, PublishError, Readings, Reply, Request, RoleSpec, Trained, Unproven
 from .roles import largest_difference as difference

@@ -27,11 +27,11 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
+from ..evals.files import sync_folder
 from ..evals.records import State
-from ..evals.rows import sync_folder
 from ..policies.records import Json
 from .base import Base, read, totals
-from .roles import Canary, Hello, Job, Readings, RoleSpec, Trained
+from .roles import Canary, Diverged, Hello, Job, Readings, RoleSpec, Trained
 from .settings import DPO, LORA, SFT, check_settings
 from .trl_rows import PairsDPO, TokenRows, WeightedCollator, WeightedSFT
 from .weights import ADAPTER_CONFIG, adapter_digest
@@ -73,9 +73,10 @@ class TrlLearner:
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         whole = all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad)
         if not whole or not all(map(math.isfinite, losses)):
-            raise FloatingPointError(
+            raise Diverged(
                 f"the training of {job.name} diverged: its loss is {losses[-1]} after {len(losses)} steps, and its "
-                f"weights are {'' if whole else 'not '}finite. Lower `learning_rate` ({args['learning_rate']:g})."
+                f"weights are {'' if whole else 'not '}finite. Nothing was published. Lower "
+                f"`update.{job.loss}.learning_rate` ({args['learning_rate']:g}) in a run of its own: --run-dir NEW"
             )
         after = [totals(model, self.base.chat.pad, pairs, batch) for pairs in sample]
         notes: dict[str, Json] = {

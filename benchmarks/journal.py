@@ -22,8 +22,8 @@ from pydantic_core import to_json
 
 from tutorloop.agents.roles import Reply, Request
 from tutorloop.evals.arithmetic import profile, shipped, work
+from tutorloop.evals.files import sync_folder
 from tutorloop.evals.records import Attempt, Problem, Verdict, user
-from tutorloop.evals.rows import sync_folder
 from tutorloop.loops.journal import Journal
 from tutorloop.policies.records import Case, Cost
 from tutorloop.policies.room import Asked

@@ -148,16 +148,17 @@ def _apart(pool: str, problem: Problem, gold: Gold | None, ids: Seen, contents: 
     return gold
 
 
-def make_course(name: str, root: Path, splits: Mapping[str, Split]) -> Course:
+def make_course(name: str, root: Path, splits: Mapping[str, Split], *, run: str = "") -> Course:
     """Write the pools below `root`, checked by `disjoint`.
 
     Args:
         splits: `practice`, `quiz` and `exam`, and if there are any `probe` and `retention`.
+        run: Identity of the run.
     """
     tables = {
         pool: (
-            Table(root, f"course/{pool}/problems", Problem, anew=True),
-            Table(root, f"course/{pool}/gold", Gold, anew=True),
+            Table(root, f"course/{pool}/problems", Problem, run=run, anew=True),
+            Table(root, f"course/{pool}/gold", Gold, run=run, anew=True),
         )
         for pool in splits
     }

@@ -11,7 +11,6 @@ Not covered: appending to a part, or changing one: a part is written once, by re
 """
 
 import hashlib
-import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,14 +24,11 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast, get_args,
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError, ValidationInfo
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from .files import REMEDY, Checksum, DamagedFile, Lines, atomic, atomic_write, checksum, line_told, whole
 from .records import Failure
 from .redact import redacted
 
 T = TypeVar("T")
-
-
-class DamagedRows(ValueError):
-    """A part on disk is not what was written."""
 
 
 class Part(NamedTuple):
@@ -40,11 +36,13 @@ class Part(NamedTuple):
 
     n: int
     failed: int
-    """How many items of the shard are in the sibling `.failures.jsonl`."""
+    """How many items of the shard gave no record: they are told of in the sibling `.failures.jsonl`."""
     digest: str
     """sha256 over the JSON of its records, then of its failures."""
-    sha256: str
-    """Of the file."""
+    file: Checksum
+    failures: Checksum | None
+    beside: Any
+    """What else whoever writes the table wants to know again with the shard; plain data, and no part of the digest."""
 
 
 def _here(stored: Any, info: ValidationInfo) -> Any:
@@ -92,12 +90,8 @@ class Rows(Sequence[T]):
         return _lately(self, shard)[at - starts[shard]]
 
     def shard(self, index: int) -> list[T]:
-        """The records of one part, as they were written.
-
-        Raises:
-            DamagedRows: it is missing, or not the file that was written.
-        """
-        return _read(self._whole(index), record_type(self.of))
+        """The records of one part, as they were written."""
+        return _read(self.part(index), record_type(self.of))
 
     def shards(self) -> Iterator[list[T]]:
         """The records of each part in turn."""
@@ -109,32 +103,31 @@ class Rows(Sequence[T]):
         import pyarrow.parquet as pq
 
         for index in range(self.parts):
-            with pq.ParquetFile(self._whole(index)) as file:
+            with pq.ParquetFile(self.part(index)) as file:
                 yield from file.read(columns=[name])[name].to_pylist()
 
     def path(self, index: int) -> Path:
         """File of a part."""
         return self.root / self.folder / _name(index)
 
-    def _whole(self, index: int) -> Path:
-        path, part = self.path(index), _listed(self)[index]
-        if not path.exists():
-            raise DamagedRows(
-                f"{path} is missing; it held {part.n} rows. Restore it, or start again in a new run folder."
-            )
-        if file_sha256(path) != part.sha256:
-            raise DamagedRows(f"{path} is not the file that was written (sha256 differs). Restore it from a copy.")
-        return path
+    def part(self, index: int) -> Path:
+        """The same, when it is what was written.
+
+        Raises:
+            DamagedFile: it is not, or missing.
+        """
+        return whole(self.path(index), _listed(self)[index].file)
 
     def failures(self) -> Iterator[Failure]:
         """What became of the items that gave no record.
 
         Raises:
-            DamagedRows: the file is missing, or holds something else.
+            DamagedFile: the file is missing, or not the one that was written.
         """
         for index in range(self.parts) if self.failed else ():
-            if failed := _listed(self)[index].failed:
-                yield from _read_failures(_failures(self.path(index)), failed)
+            if known := _listed(self)[index].failures:
+                lines = whole(_failures(self.path(index)), known).read_bytes().splitlines()
+                yield from (adapter(Failure).validate_json(line) for line in lines)
 
 
 class Table(Generic[T]):
@@ -147,43 +140,38 @@ class Table(Generic[T]):
     A part without its line was being written when the process died; it is written again.
 
     Args:
+        run: Identity of the run.
         anew: Whatever another attempt has left there is overwritten.
+
+    Raises:
+        DamagedFile: the list is not what was written, or another run's.
     """
 
-    def __init__(self, root: Path, folder: str, of: type[T], *, anew: bool = False) -> None:
+    def __init__(self, root: Path, folder: str, of: type[T], *, run: str = "", anew: bool = False) -> None:
         if anew:
             (root / folder / LIST).unlink(missing_ok=True)
         self.root, self.folder, self.of = root, folder, of
-        self.list = root / folder / LIST
         self.n = self.failed = self.parts = 0
+        self.beside: list[Any] = []
+        """Of each part."""
         self._digest = hashlib.sha256()
-        known = self.list.read_bytes() if self.list.exists() else b""
-        self._whole = known.rfind(b"\n") + 1
-        """Bytes of the list; behind them may be a line that a kill has torn."""
-        for line in known[: self._whole].splitlines():
-            self._count(_part(line, self.list))
+        self._list = Lines(root / folder / LIST, folder, run)
+        for line in self._list.read():
+            self._count(_part(line))
 
-    def add(self, records: Sequence[T], failures: Sequence[Failure] = ()) -> None:
+    def add(self, records: Sequence[T], failures: Sequence[Failure] = (), beside: Any = None) -> None:
         """Write the next shard, so that it is there whole, or not at all.
 
         A record that a user's code has made goes through `checked` first: what could not be read back would stop every
         later start of the run.
         """
-        part = _write(self.root / self.folder / _name(self.parts), records, self.of, failures)
-        line = to_json(part) + b"\n"
-        with self.list.open("r+b" if self.parts else "wb") as f:
-            f.truncate(self._whole)
-            f.seek(self._whole)
-            f.write(line)
-            f.flush()
-            os.fsync(f.fileno())
-        if not self.parts:
-            sync_folder(self.list.parent)
-        self._whole += len(line)
+        part = _write(self.root / self.folder / _name(self.parts), records, self.of, failures, beside)
+        self._list.append([part])
         self._count(part)
 
     def _count(self, part: Part) -> None:
         self.n, self.failed, self.parts = self.n + part.n, self.failed + part.failed, self.parts + 1
+        self.beside.append(part.beside)
         self._digest.update(part.digest.encode())
 
     def rows(self) -> Rows[T]:
@@ -199,13 +187,15 @@ class Table(Generic[T]):
         )
 
 
-def write_rows(root: Path, folder: str, of: type[T], records: Iterable[T], shard: int = 64) -> Rows[T]:
+def write_rows(
+    root: Path, folder: str, of: type[T], records: Iterable[T], *, run: str = "", shard: int = 64
+) -> Rows[T]:
     """Records that are at hand, as a table; what another attempt may have left there is overwritten.
 
     Raises:
         TypeError: a field of a record holds what could not be read back.
     """
-    table = Table(root, folder, of, anew=True)
+    table = Table(root, folder, of, run=run, anew=True)
     rest = iter(records)
     while some := list(islice(rest, shard)):
         table.add([checked(record, of) for record in some])
@@ -239,6 +229,20 @@ class where(Sequence[T]):
 LIST = "parts.jsonl"
 
 
+def checked_parts(root: Path, folder: str, run: str) -> Iterator[Part]:
+    """The parts of a table, each after a look at its files.
+
+    Raises:
+        DamagedFile: one of them, or the list, is not what was written.
+    """
+    for index, line in enumerate(Lines(root / folder / LIST, folder, run).read()):
+        part, path = _part(line), root / folder / _name(index)
+        whole(path, part.file)
+        if part.failures:
+            whole(_failures(path), part.failures)
+        yield part
+
+
 def _name(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
@@ -250,26 +254,28 @@ class _List:
         try:
             self.text = path.read_bytes()
         except FileNotFoundError:
-            raise DamagedRows(f"{path} is missing; it listed {rows.parts} parts. Restore it from a copy.") from None
-        self.path, self.ends, self.starts = path, array("Q", [0]), array("Q", [0])
-        total = hashlib.sha256()
-        for line in self.text.splitlines(keepends=True)[: rows.parts]:
-            part = _part(line, path)
-            self.ends.append(self.ends[-1] + len(line))
-            self.starts.append(self.starts[-1] + part.n)
-            total.update(part.digest.encode())
+            raise DamagedFile(f"{path} is missing; it listed {rows.parts} parts. {REMEDY}") from None
+        damaged = DamagedFile(f"{path} is not the list that was written. {REMEDY}")
+        head, *lines = self.text.splitlines(keepends=True)[: rows.parts + 1] or [b""]
+        self.ends, self.starts, total = array("Q", [len(head)]), array("Q", [0]), hashlib.sha256()
+        try:
+            for line in lines:
+                part = _part(line_told(line))
+                self.ends.append(self.ends[-1] + len(line))
+                self.starts.append(self.starts[-1] + part.n)
+                total.update(part.digest.encode())
+        except (ValueError, TypeError):
+            raise damaged from None
         if total.hexdigest() != rows.digest:
-            raise DamagedRows(f"{path} is not the list that was written (its digest differs). Restore it from a copy.")
+            raise damaged
 
     def __getitem__(self, index: int) -> Part:
-        return _part(self.text[self.ends[index] : self.ends[index + 1]], self.path)
+        return _part(line_told(self.text[self.ends[index] : self.ends[index + 1]]))
 
 
-def _part(line: bytes, path: Path) -> Part:
-    try:
-        return Part(*from_json(line))
-    except (ValueError, TypeError) as e:
-        raise DamagedRows(f"{path} is not the list that was written ({e}). Restore it from a copy.") from None
+def _part(line: Sequence[Any]) -> Part:
+    part = Part(*line)
+    return part._replace(file=Checksum(*part.file), failures=part.failures and Checksum(*part.failures))
 
 
 def _listed(rows: Rows[Any]) -> _List:
@@ -290,7 +296,7 @@ def _shards(root: Path, rows: Rows[Any], shard: int) -> list[Any]:
     return rows.shard(shard)
 
 
-def _write(target: Path, records: Sequence[T], of: type[T], failures: Sequence[Failure]) -> Part:
+def _write(target: Path, records: Sequence[T], of: type[T], failures: Sequence[Failure], beside: Any) -> Part:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -320,7 +326,9 @@ def _write(target: Path, records: Sequence[T], of: type[T], failures: Sequence[F
         n=len(records),
         failed=len(failures),
         digest=hashlib.sha256(b"\n".join([said, *failed])).hexdigest(),
-        sha256=file_sha256(target),
+        file=checksum(target),
+        failures=checksum(_failures(target)) if failures else None,
+        beside=beside,
     )
 
 
@@ -376,58 +384,8 @@ def record_name(of: type[Any]) -> str:
     return f"{of.__module__.removeprefix(package + '.')}:{of.__qualname__}"
 
 
-class atomic:
-    """`with atomic(path) as part:` write to `part`; on success it becomes `path`, durably; on failure it is gone."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.part = path, path.with_name(f".{path.name}.part")
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.part
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self.part.unlink(missing_ok=True)
-            return
-        with self.part.open("rb") as f:
-            os.fsync(f.fileno())
-        self.part.replace(self.path)
-        sync_folder(self.path.parent)  # else the rename itself may be lost in a power cut
-
-
-def atomic_write(path: Path, content: bytes) -> None:
-    with atomic(path) as part:
-        part.write_bytes(redacted(content))
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def _failures(path: Path) -> Path:
     return path.with_suffix(".failures.jsonl")
-
-
-def _read_failures(path: Path, n: int) -> list[Failure]:
-    try:
-        found = [adapter(Failure).validate_json(line) for line in path.read_bytes().splitlines()]
-    except FileNotFoundError:
-        raise DamagedRows(f"{path} is missing; it held {n} failures. Restore it from a copy.") from None
-    except ValidationError as e:
-        raise DamagedRows(f"{path} is not the file that was written ({e.title}). Restore it from a copy.") from None
-    if len(found) != n:
-        raise DamagedRows(f"{path} holds {len(found)} failures and not {n}. Restore it from a copy.")
-    return found
 
 
 @lru_cache(maxsize=256)  # a policy may make a class in each call

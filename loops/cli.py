@@ -192,16 +192,16 @@ def _say(line: str) -> None:
 @contextmanager
 def _told(root: Path | None = None) -> Iterator[None]:
     """What a person can mend is told in one line; a bug leaves its traceback in the run's logs."""
+    from ..evals.files import DamagedFile
     from ..evals.pools import OverlappingPools
     from ..evals.redact import redacted
-    from ..evals.rows import DamagedRows
     from .config import ConfigError
+    from .documents import JournalError
     from .history import UnknownProblem
-    from .journal import JournalError
 
     try:
         yield
-    except (ConfigError, JournalError, OverlappingPools, DamagedRows, UnknownProblem) as e:
+    except (ConfigError, JournalError, OverlappingPools, DamagedFile, UnknownProblem) as e:
         _say(f"tutorloop: {' '.join(redacted(str(e)).split())}")
         raise typer.Exit(2) from None
     except Exception as e:

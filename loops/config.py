@@ -198,12 +198,13 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tu
     >>> changed({"seed": 0, "rounds": 2}, {"seed": 1, "rounds": 3})
     {'seed': (0, 1)}
     """
-    a, b = dict(_flat(before)), dict(_flat(after))
-    return {
-        key: (a.get(key), b.get(key))
-        for key in sorted(a.keys() | b.keys())
-        if a.get(key) != b.get(key) and key not in GROWS and key not in FREE
-    }
+    a, b = fixed(before), fixed(after)
+    return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+
+
+def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dumped config that make it this experiment and no other, by dotted name."""
+    return {key: value for key, value in _flat(config) if key not in GROWS and key not in FREE}
 
 
 _SECRET = re.compile(r"api_?key|passw|secret|credential|(access|auth|bearer|hub)_?token", re.IGNORECASE)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from ..evals import gsm8k, jsonl
 from ..evals.arithmetic import profile, shipped, world
+from ..evals.files import checksum
 from ..evals.jsonl import Asked, BadData, Row
 from ..evals.pools import Split, disjoint
 from ..evals.records import Gold, Problem
-from ..evals.rows import file_sha256
 from .config import ConfigError, CourseConfig, RoleConfig
 
 POOLS = ("practice", "quiz", "exam")
@@ -152,7 +152,7 @@ def _file(name: str, key: str, folder: Path, sources: dict[str, str]) -> Path:
         raise ConfigError(f"`{key}` is {name!r}, and there is no file {path}.")
     if next(jsonl.rows_of(path), None) is None:
         raise ConfigError(f"`{key}`: {path} has no rows.")
-    sources[name] = file_sha256(path)
+    sources[name] = checksum(path).sha256
     return path
 
 

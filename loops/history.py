@@ -21,7 +21,7 @@ from ..evals.rows import Rows
 from ..evals.statistics import Transitions
 from ..policies.records import Case, Example, Lesson, Marked
 from ..policies.rounds import RoundReport, Sheet
-from .asks import Entry, read_asks
+from .asks import Entry
 from .show import RunFolder, first_wrong
 
 T = TypeVar("T")
@@ -253,11 +253,7 @@ def _asks(run: RunFolder, number: int, items: Collection[str]) -> list[Entry]:
     """What was asked for these items in this round, each once."""
     found: dict[str, Entry] = {}
     for slot in ("verify", "triage", "teach", "check"):
-        for path in sorted((run.root / "asks").glob(f"{number}-{slot}.*")):
-            try:
-                found |= {e.key: e for e in read_asks(path) if e.item in items}
-            except FileNotFoundError:
-                continue  # the run has just made a Parquet file of it
+        found |= {e.key: e for e in run.asks(f"{number}/{slot}") if e.item in items}
     return list(found.values())
 
 
@@ -322,9 +318,7 @@ def _with(rows: Rows[T] | None, column: str, id: str) -> Iterator[T]:
     written = id, to_json(id).decode()[1:-1]  # a column of text, or one of JSON
     for index in range(rows.parts if rows is not None else 0):
         assert rows is not None
-        if (path := rows.path(index)).exists():  # else let `shard` say what is wrong
-            with pq.ParquetFile(path) as file:
-                values = file.read(columns=[column])[column].to_pylist()
-            if not any(text in str(value) for value in values for text in written):
-                continue
-        yield from rows.shard(index)
+        with pq.ParquetFile(rows.part(index)) as file:
+            values = file.read(columns=[column])[column].to_pylist()
+        if any(text in str(value) for value in values for text in written):
+            yield from rows.shard(index)

@@ -2,51 +2,53 @@
 
     run.json         schema version, the config as it was resolved, the environment
     status.json      running, paused, stopped, finished or failed, and why
-    steps/3/teach.json    one finished step: digest of its inputs, seconds, its value
+    steps/3/teach.json    one finished step: digest of its inputs, seconds, what slots noted, its value, what it left
     rows/3/teach/    a table, one Parquet part per shard; a part counts when `parts.jsonl` beside it lists it
     asks/3-teach.jsonl    every ask of a model, an entry before and one after; Parquet once the step is done
-    notes.jsonl      what slots noted
     lock             held by the process that runs
 
 Everything appears by a rename after an fsync, so after a crash a step, a shard or an entry is there whole or not at
 all, and resuming is the same command again. A step is refused when it is asked for with other inputs than recorded.
+
+Every committed byte is vouched for, and `check` looks at each before anything is added to a run: `run.json` says which
+run it is, and each document and each line (`documents.py`, `evals/files.py`) that it is of this run, in its place, and
+whole. A step's record has the checksums of the files that it left; a table's list, those of its parts.
 
 Not covered: file systems without atomic rename or locks between machines; asks that were in flight at a kill (their
 entries say so; they are asked again, at most one wave).
 """
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, Self, TypeVar, get_type_hints
+from typing import Literal, ParamSpec, Self, TypeVar, get_type_hints
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from ..agents.lanes import Lanes
+from ..evals.files import REMEDY, Checksum, checksum, whole
 from ..evals.records import Failure
-from ..evals.redact import redacted
-from ..evals.rows import Rows, Table, adapter, atomic_write, write_rows
+from ..evals.rows import LIST, Rows, Table, adapter, checked_parts, write_rows
 from ..policies.records import Cost, Json
 from ..policies.room import Asked, Recalled
 from .asks import Asks
+from .documents import Documents, run_record
+from .documents import JournalError as JournalError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-SCHEMA = 1
 Status = Literal["running", "paused", "stopped", "finished", "failed"]
-
-
-class JournalError(RuntimeError):
-    """A run folder cannot be used as asked: it is another run's, in use, damaged, or of another schema."""
+LET_GO = 0.5
+"""Seconds to wait for the lock: somebody may just be looking whether it is held."""
 
 
 class Tick:
@@ -60,36 +62,68 @@ class Tick:
 
 
 @dataclass
+class Left:
+    """What a step leaves beside its value."""
+
+    files: dict[str, Checksum] = field(default_factory=dict)
+    notes: dict[str, Json] = field(default_factory=dict)
+    fresh: dict[str, Json] = field(default_factory=dict)
+    """Notes since the last shard."""
+
+
+@dataclass
 class Journal:
     """One run folder, locked. Use `open`."""
 
     root: Path
+    run: str = ""
+    """Its identity, as `run.json` has it."""
     seed: int = 0
     tick: Tick = field(default_factory=Tick)
     _lock: FileLock | None = None
-    _asks: Asks | None = None
+    _left: Left = field(default_factory=Left)
+    """By the step that runs."""
 
     @classmethod
-    def open(cls, root: Path, *, seed: int = 0, tick: Tick | None = None) -> Self:
-        """Lock the folder, making it if need be.
+    def open(cls, root: Path, *, run: str = "", seed: int = 0, tick: Tick | None = None) -> Self:
+        """Lock the folder, making it if need be. Nothing in it is read yet.
 
         Raises:
-            JournalError: another process runs in it, or it is of another schema.
+            JournalError: another process runs in it.
         """
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / "lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LET_GO, poll_interval=0.02)
         except Timeout:
             raise JournalError(
                 f"{root} is in use by another process. Wait for it, or choose another --run-dir."
             ) from None
-        return cls(root=root.resolve(), seed=seed, tick=tick or Tick(), _lock=lock, _asks=Asks(root / "asks"))
+        return cls(root=root.resolve(), run=run, seed=seed, tick=tick or Tick(), _lock=lock)
 
-    @property
+    @cached_property
+    def documents(self) -> Documents:
+        return Documents(self.root, self.run)
+
+    @cached_property
     def asks(self) -> Asks:
-        assert self._asks is not None, "opened by `open`"
-        return self._asks
+        return Asks(self.root / "asks", self.run)
+
+    def check(self) -> None:
+        """Whether everything that was committed is there, and is what was written. Writes nothing.
+
+        Raises:
+            JournalError, DamagedFile: it is not; which file, and what to do.
+        """
+        for record in self.documents.records():
+            for path, known in record["files"].items():
+                whole(self.root / path, Checksum(*known))
+        for name in ("course", "rows"):
+            for path in sorted((self.root / name).rglob(LIST)):
+                folder, asked = path.parent.relative_to(self.root), 0
+                for part in checked_parts(self.root, folder.as_posix(), self.run):
+                    asked = part.beside["asked"] if part.beside else 0
+                self.asks.hold(folder.relative_to(name).as_posix(), asked)
 
     # ---- steps
 
@@ -104,18 +138,22 @@ class Journal:
         Raises:
             JournalError: the step is on record for other inputs.
         """
-        path = self.root / "steps" / f"{name}.json"
         # Tables know the run folder; a run that was moved is the same run.
         inputs = hashlib.sha256(to_json([args, kwargs]).replace(to_json(self.root), b'""')).hexdigest()
         codec: TypeAdapter[R] = adapter(get_type_hints(getattr(do, "func", do))["return"])  # a `partial`'s own
         started = time.perf_counter()
-        if not (replayed := path.exists()):
-            value = codec.dump_python(do(*args, **kwargs), mode="json")
+        if not (replayed := self.done(name)):
+            outer, self._left = self._left, Left()
+            try:
+                value = codec.dump_python(do(*args, **kwargs), mode="json")
+                if asked := self.asks.compact(name):
+                    self.vouch(asked)
+                left = {"files": self._left.files, "notes": self._left.notes | self._left.fresh}
+            finally:
+                self._left = outer
             seconds = round(time.perf_counter() - started, 3)
-            self.asks.compact(name)
-            record = {"step": name, "inputs": inputs, "seconds": seconds, "value": value}
-            atomic_write(path, to_json(record, indent=1))
-        record = self._record(path)
+            self.documents.commit(name, {"inputs": inputs, "seconds": seconds, **left, "value": value})
+        record = self.documents.step(name)
         if record["inputs"] != inputs:
             raise JournalError(
                 f"step {name!r} in {self.root} is on record for other inputs ({record['inputs'][:8]}, now "
@@ -124,19 +162,19 @@ class Journal:
         self.tick.step(name, time.perf_counter() - started, replayed)
         return codec.validate_python(record["value"], context={"root": self.root})
 
+    def vouch(self, path: Path) -> None:
+        """The running step has left this file, or this folder of files; they belong to what it came to."""
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                self._left.files[file.relative_to(self.root).as_posix()] = checksum(file)
+
     def done(self, name: str) -> bool:
-        return (self.root / "steps" / f"{name}.json").exists()
+        return self.documents.done(name)
 
     def seconds(self, prefix: str) -> float:
         """What the finished steps below this name took."""
-        return sum(float(self._record(p)["seconds"]) for p in sorted((self.root / "steps" / prefix).rglob("*.json")))
-
-    def _record(self, path: Path) -> dict[str, Any]:
-        try:
-            record: dict[str, Any] = from_json(path.read_bytes())
-        except ValueError as e:
-            raise JournalError(f"{path} is damaged ({e}). Restore it from a copy, or use a new --run-dir.") from e
-        return record
+        below = [name for name in self.documents.steps() if name.startswith(f"{prefix}/")]
+        return sum(float(self.documents.step(name)["seconds"]) for name in below)
 
     # ---- tables
 
@@ -149,15 +187,20 @@ class Journal:
         lanes: Lanes | None = None,
     ) -> Rows[T]:
         """A table of `total` parts, made in `lanes` (one), written in order; a part on disk is not made again."""
-        table = self._table(name, of)
+        table, left = self._table(name, of), self._left
+        for beside in table.beside:
+            left.notes |= beside["notes"]
         with closing((lanes or Lanes()).run(make, range(table.parts, total))) as shards:
             for index in range(total):
                 if index >= table.parts:
                     made = next(shards)
                     failures = [x for x in made if isinstance(x, Failure)]
-                    table.add([x for x in made if not isinstance(x, Failure)], failures)
+                    noted, left.fresh = left.fresh, {}
+                    beside = {"asked": self.asks.answers(name), "notes": noted}
+                    table.add([x for x in made if not isinstance(x, Failure)], failures, beside)
+                    left.notes |= noted
                 self.tick(name, index + 1, total)
-        return table.rows()
+        return self._vouched(table.rows())
 
     def begun(self, name: str, of: type[T]) -> Rows[T]:
         """What there is of a table: the parts that are done."""
@@ -165,10 +208,15 @@ class Journal:
 
     def table(self, name: str, of: type[T], records: Iterable[T], shard: int = 64) -> Rows[T]:
         """Records that are at hand, as a table. Made whole: parts that a killed attempt left may be of others."""
-        return write_rows(self.root, f"rows/{name}", of, records, shard)
+        return self._vouched(write_rows(self.root, f"rows/{name}", of, records, run=self.run, shard=shard))
 
     def _table(self, name: str, of: type[T]) -> Table[T]:
-        return Table(self.root, f"rows/{name}", of)
+        return Table(self.root, f"rows/{name}", of, run=self.run)
+
+    def _vouched(self, rows: Rows[T]) -> Rows[T]:
+        if rows.parts:
+            self.vouch(self.root / rows.folder / LIST)
+        return rows
 
     # ---- asks and notes (the room's `Ledger`)
 
@@ -187,29 +235,21 @@ class Journal:
     def spent(self, step: str = "", member: str = "teacher") -> Cost:
         return self.asks.spent(step, member)
 
-    def note(self, step: str, notes: Mapping[str, Json]) -> None:
-        with (self.root / "notes.jsonl").open("ab") as f:
-            if f.tell():
-                f.write(b"\n")  # whatever stands there, whole or torn by a kill, is a line of its own
-            f.write(redacted(b"\n".join(to_json([step, key, value]) for key, value in notes.items())))
-            f.flush()
-            os.fsync(f.fileno())
+    def note(self, notes: Mapping[str, Json]) -> None:
+        """For the running step. What is noted while a shard is made is kept with the shard."""
+        self._left.fresh |= notes
 
     def notes(self, number: int) -> dict[str, Json]:
         """What the slots of a round noted; the last word on each key counts."""
-        path = self.root / "notes.jsonl"
-        told: dict[str, Json] = {}
-        for line in path.read_bytes().splitlines() if path.exists() else []:
-            with suppress(ValueError):  # torn by a kill; it was noted again
-                step, key, value = from_json(line)
-                if step.startswith(f"{number}/"):
-                    told[key] = value
-        return told
+        below = [name for name in self.documents.steps() if name.startswith(f"{number}/")]
+        records = sorted((self.documents.step(name) for name in below), key=lambda record: int(record["number"]))
+        return {key: value for record in records for key, value in record["notes"].items()}
 
     # ---- the run's own files
 
     def settle(self, status: Status, why: str = "") -> None:
-        atomic_write(self.root / "status.json", to_json({"status": status, "why": why, "pid": os.getpid()}))
+        why = why.encode(errors="backslashreplace").decode()  # an error may tell of what is no whole character
+        self.documents.write("status.json", {"status": status, "why": why, "pid": os.getpid()})
 
     def release(self) -> None:
         """Let another process have the folder."""
@@ -218,11 +258,18 @@ class Journal:
 
 
 def read_status(root: Path) -> tuple[Status, str]:
-    """Status of a run folder and why. A `running` one whose process is gone was killed: it is `paused`."""
-    path = root / "status.json"
-    if not path.exists():
+    """Status of a run folder and why. A `running` one whose process is gone was killed: it is `paused`.
+
+    Raises:
+        JournalError: its `status.json` is damaged, or another run's. The next start of the run writes it anew.
+    """
+    if not (root / "status.json").exists():
         return "paused", "killed before it began"
-    told = json.loads(path.read_text(encoding="utf-8"))
+    run = str(run_record(root)["run"]) if (root / "run.json").exists() else ""
+    try:
+        told = Documents(root, run).read("status.json")
+    except JournalError as e:
+        raise JournalError(f"{str(e).removesuffix(REMEDY)}The next start writes it anew.") from None
     if told["status"] == "running" and not locked(root):
         return "paused", "its process was killed; the same command goes on"
     return told["status"], told["why"]
@@ -230,6 +277,8 @@ def read_status(root: Path) -> tuple[Status, str]:
 
 def locked(root: Path) -> bool:
     """Whether a living process runs in this folder."""
+    if not (root / "lock").exists():
+        return False
     lock = FileLock(root / "lock")
     try:
         lock.acquire(timeout=0)

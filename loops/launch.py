@@ -4,7 +4,9 @@ report = tutorloop.launch("examples/arithmetic.yaml", run_dir="runs/a", override
 """
 
 import gc
+import hashlib
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -16,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from ..agents.build import build
 from ..agents.cast import Cast
@@ -25,13 +27,14 @@ from ..agents.roles import Host, RoleSpec
 from ..agents.seats import Replica, Seat
 from ..agents.settings import check_settings
 from ..evals.pools import Course, make_course
-from ..evals.rows import atomic_write
+from ..evals.rows import LIST
 from ..policies.rounds import Report
 from ..policies.slots import Stages
 from .book import Book
-from .config import ConfigError, CourseConfig, Experiment, changed, holds_no_secret, load, resolve
+from .config import ConfigError, CourseConfig, Experiment, changed, fixed, holds_no_secret, load, resolve
 from .courses import read_course
-from .journal import SCHEMA, JournalError, Tick, locked
+from .documents import SCHEMA, JournalError, run_record
+from .journal import Tick
 from .methods import stages_of
 from .slots import TooManyFailures
 from .tutoring import run
@@ -114,17 +117,32 @@ def launch(
         TooManyFailures: stopped, as more items failed than `failures` allows; a larger share goes on.
     """
     root = Path(run_dir)
-    ready = prepare(experiment, overrides, begun=_begun(root))
-    record = _record(ready, root)
-    book = Book.open(root, seed=ready.experiment.seed, tick=tick)
+    before = _before(root)
+    ready = prepare(experiment, overrides, begun=bool(before))
+    record = _record(ready, before)
+    book = Book.open(root, run=record["run"], seed=ready.experiment.seed, tick=tick)
+    try:
+        if before:
+            book.check()
+            _continues(root, before, record, ready)
+        return _go(ready, book, record, factory, begun=bool(before))
+    finally:
+        book.release()
+
+
+def _go(
+    ready: Prepared, book: Book, record: Mapping[str, Any], factory: Callable[[RoleSpec], Any], *, begun: bool
+) -> Report:
+    """The run itself. What has become of it, whatever that is, is in its `status.json`."""
     book.budget, book.failures = ready.experiment.budget.value(), ready.experiment.failures
     try:
-        atomic_write(book.root / "run.json", to_json(record, indent=1))
+        book.documents.write("run.json", record)
         book.settle("running")
-        if not _begun(book.root):  # a course that was made for an experiment that never began
+        if not begun:  # a course that was made for an experiment that never began
             (book.root / "steps" / "course.json").unlink(missing_ok=True)
+            shutil.rmtree(book.root / "course", ignore_errors=True)
         with _interruptible():
-            course = book.step("course", partial(_course, ready, book.root), ready.experiment.course)
+            course = book.step("course", partial(_course, ready, book), ready.experiment.course)
             with _placed(ready, book, factory) as cast:
                 return run(course, ready.stages, cast, book)
     except KeyboardInterrupt as e:
@@ -136,37 +154,53 @@ def launch(
     except BaseException as e:
         book.settle("failed", f"{type(e).__name__}: {e}")
         raise
-    finally:
-        book.release()
 
 
-def _course(ready: Prepared, root: Path, config: CourseConfig) -> Course:
+def _course(ready: Prepared, book: Book, config: CourseConfig) -> Course:
     data = read_course(config, ready.experiment.seed, ready.experiment.student, ready.folder)
-    return make_course(config.kind, root, data.splits)
+    course = make_course(config.kind, book.root, data.splits, run=book.run)
+    for path in (book.root / "course").rglob(LIST):
+        book.vouch(path)
+    return course
 
 
-def _record(ready: Prepared, root: Path) -> dict[str, Any]:
-    """What `run.json` will hold; refused when a fixed field differs from what the folder was begun with."""
+def _before(root: Path) -> dict[str, Any] | None:
+    """`run.json` of a run that was begun in this folder; `None`: none was.
+
+    Until something was answered a mistake in the experiment can still be mended: a run is begun when it has rows.
+    """
+    if not root.exists():
+        return None
+    begun = (root / "rows").exists() or (root / "steps" / "0.json").exists()
+    if begun or (root / "run.json").exists():
+        record = run_record(root)
+        return record if begun else None
+    if any(p.name not in ("lock", ".run.json.part") for p in root.iterdir()):
+        raise JournalError(f"{root} is not empty and holds no run (no run.json). Choose another --run-dir.")
+    return None
+
+
+def _record(ready: Prepared, before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `run.json` will hold."""
     config = ready.experiment.model_dump(mode="json")
-    rounds = ready.stages[-1].rounds.times  # the method's own number, if the experiment names none
-    record = {"schema": SCHEMA, "config": config, "rounds": rounds, "sources": dict(ready.sources)}
-    record["environment"] = environment()
-    path = root / "run.json"
-    if not path.exists():
-        if root.exists() and any(p.name not in ("lock", ".run.json.part") for p in root.iterdir()):
-            raise JournalError(f"{root} is not empty and holds no run (no run.json). Choose another --run-dir.")
-        return record
-    if locked(root):
-        raise JournalError(f"{root} is in use by another process. Wait for it, or use another --run-dir.")
-    try:
-        before = from_json(path.read_bytes())
-    except ValueError as e:
-        raise JournalError(f"{path} is damaged ({e}). Restore it from a copy, or use a new --run-dir.") from None
-    if before["schema"] != SCHEMA:
-        raise JournalError(f"{root} was written with schema {before['schema']}, this is {SCHEMA}. Use a new --run-dir.")
-    if not _begun(root):
-        return record
-    differ = [f"`{key}` was {a!r}, is {b!r}" for key, (a, b) in changed(before["config"], config).items()]
+    made = to_json([fixed(config), sorted(ready.sources.items())])
+    record = {
+        "run": hashlib.sha256(made).hexdigest(),
+        "schema": SCHEMA,
+        "config": config,
+        "rounds": ready.stages[-1].rounds.times,  # the method's own number, if the experiment names none
+        "sources": dict(ready.sources),
+        "environment": environment(),
+    }
+    return {**record, "run": before["run"], "environment": before["environment"]} if before else record
+
+
+def _continues(root: Path, before: Mapping[str, Any], record: Mapping[str, Any], ready: Prepared) -> None:
+    """
+    Raises:
+        ConfigError: a fixed field differs from what the folder was begun with, or one that may grow has shrunk.
+    """
+    differ = [f"`{key}` was {a!r}, is {b!r}" for key, (a, b) in changed(before["config"], record["config"]).items()]
     differ += [f"`{k}` has changed" for k, v in ready.sources.items() if before["sources"].get(k, v) != v]
     differ += [f"`{k}` is new" for k in ready.sources if k not in before["sources"]]
     if differ:
@@ -176,12 +210,6 @@ def _record(ready: Prepared, root: Path) -> dict[str, Any]:
         )
     for key, was, now in _shrunk(before, record):
         raise ConfigError(f"`{key}` may grow and not shrink: {root} has {was}, asked for {now}.")
-    return {**record, "environment": before["environment"]}
-
-
-def _begun(root: Path) -> bool:
-    """Whether anything was answered in this folder. Until then a mistake in the experiment can still be mended."""
-    return (root / "rows").exists()
 
 
 def _shrunk(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -8,14 +8,13 @@ Not covered: pictures; comparing two runs.
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pydantic import ValidationError
-from pydantic_core import from_json
-
+from ..evals.files import Checksum, DamagedFile, whole
 from ..evals.pools import Course
 from ..evals.records import Gold
 from ..evals.rows import Rows, adapter
@@ -23,7 +22,9 @@ from ..evals.statistics import mcnemar, transitions, wilson
 from ..evals.steps import check_steps
 from ..policies.records import Case
 from ..policies.rounds import RoundReport, Sheet
-from .journal import SCHEMA, JournalError, Status, read_status
+from .asks import Entry, read_asks
+from .documents import Documents, JournalError, run_record
+from .journal import Status, read_status
 
 T = TypeVar("T")
 Sheets = dict[str, Sheet]
@@ -40,33 +41,37 @@ class RunFolder:
     root: Path
 
     def __post_init__(self) -> None:
-        if not (self.root / "run.json").exists():
+        if not _is_run(self.root):
             raise JournalError(f"there is no run in {self.root} (no run.json).{_nearest_run(self.root)}")
-        if (schema := self.record.get("schema")) != SCHEMA:
-            raise JournalError(f"{self.root} was written with schema {schema}, this is {SCHEMA}.")
+        assert self.record  # read now
 
     @cached_property
     def record(self) -> Mapping[str, Any]:
         """`run.json`: config, sources, environment."""
-        return read_json(self.root / "run.json")
+        return run_record(self.root)
+
+    @cached_property
+    def documents(self) -> Documents:
+        return Documents(self.root, self.record["run"])
+
+    @cached_property
+    def steps(self) -> Sequence[str]:
+        """Names of the finished steps, in their order."""
+        order = {int(record["number"]): str(record["step"]) for record in self.documents.records()}
+        return [order[number] for number in sorted(order)]
 
     def step(self, name: str, of: type[T]) -> T | None:
         """The value of a finished step; `None`: it is not done."""
-        path = self.root / "steps" / f"{name}.json"
-        if not path.exists():
+        if not self.documents.done(name):
             return None
-        try:
-            value: T = adapter(cast(Any, of)).validate_python(
-                read_json(path)["value"], context={"root": self.root.resolve()}
-            )
-            return value
-        except (KeyError, ValidationError) as e:
-            raise JournalError(f"{path} is damaged: {str(e).splitlines()[0]}. Restore it from a copy.") from None
+        record = self.documents.step(name)
+        value: T = adapter(cast(Any, of)).validate_python(record["value"], context={"root": self.root.resolve()})
+        return value
 
     @cached_property
     def reports(self) -> Sequence[RoundReport]:
         """Of the finished rounds, round 0 first."""
-        names = ["0", *(f"{n}/gate" for n in range(1, len(list((self.root / "steps").glob("*/gate.json"))) + 1))]
+        names = [name for name in self.steps if name == "0" or name.endswith("/gate")]
         return [r for name in names if (r := self.step(name, RoundReport))]
 
     @cached_property
@@ -76,7 +81,7 @@ class RunFolder:
     @cached_property
     def finals(self) -> Mapping[int, Sheets]:
         """Exam, probe and retention by the round after which they were sat; 0 is before any teaching."""
-        numbers = sorted(int(p.stem) for p in (self.root / "steps" / "final").glob("*.json"))
+        numbers = [int(name.removeprefix("final/")) for name in self.steps if name.startswith("final/")]
         return {n: sheets for n in numbers if (sheets := self.step(f"final/{n}", Sheets)) is not None}
 
     def answered(self) -> Iterator[tuple[int, Rows[Case]]]:
@@ -87,27 +92,26 @@ class RunFolder:
                     yield number, cases
                     break
 
+    def asks(self, step: str) -> Iterator[Entry]:
+        """What was asked in a step, be it finished or not."""
+        if self.documents.done(step):
+            files = self.documents.step(step)["files"].items()
+            paths = [whole(self.root / path, Checksum(*known)) for path, known in files if path.startswith("asks/")]
+        else:
+            paths = sorted((self.root / "asks").glob(f"{step.replace('/', '-')}.*"))
+        for path in paths:
+            with suppress(FileNotFoundError):  # the run has just made a Parquet file of it
+                yield from read_asks(path, self.record["run"])
+
     def seconds(self, number: int) -> float:
         """What the steps of a round took. A training is a step within `update`, and counted once."""
-        took = {p.stem: float(read_json(p)["seconds"]) for p in (self.root / "steps" / str(number)).glob("*.json")}
+        names = [name for name in self.steps if name.startswith(f"{number}/")]
+        took = {name.partition("/")[2]: float(self.documents.step(name)["seconds"]) for name in names}
         trainings = sum(took.pop(name) for name in list(took) if name.startswith("train-"))
         return max(trainings, took.pop("update", 0.0)) + sum(took.values())
 
     def status(self) -> tuple[Status, str]:
-        try:
-            return read_status(self.root)
-        except (ValueError, KeyError) as e:
-            raise JournalError(f"{self.root / 'status.json'} is damaged: {e}.") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = from_json(path.read_bytes())
-    except ValueError as e:
-        raise JournalError(f"{path} is damaged ({e}). Restore it from a copy.") from None
-    if not isinstance(value, dict):
-        raise JournalError(f"{path} is damaged: it holds a {type(value).__name__}. Restore it from a copy.")
-    return value
+        return read_status(self.root)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,7 +368,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _line(root: Path) -> RunLine:
-    """The little that the list needs; no table is opened."""
+    """The little that the list needs: no table is opened."""
     try:
         run = RunFolder(root)
         status, why = run.status()
@@ -380,7 +384,7 @@ def _line(root: Path) -> RunLine:
             quiz=last.quiz.accuracy if last else None,
             exam=Change(before=exam.before, after=exam.after, n=exam.n),
         )
-    except (JournalError, OSError, LookupError, TypeError) as e:
+    except (JournalError, DamagedFile, OSError) as e:
         return RunLine(run=str(root), status="damaged", fault=" ".join(str(e).split()))
 
 

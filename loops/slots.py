@@ -314,7 +314,7 @@ class Slots:
     def _note(self, slot: str, rooms: Sequence[ItemRoom]) -> None:
         """What was noted, in the order of the items: the last word counts, and threads have no order."""
         if told := {key: value for room in rooms for key, value in room.noted.items()}:
-            self.book.note(self.plan.key(slot), told)
+            self.book.note(told)
 
 
 def _several(said: Any, kind: type[T] | tuple[type, ...], what: str) -> Sequence[T]:

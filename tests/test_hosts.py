@@ -18,9 +18,9 @@ from tutorloop.agents import placement
 from tutorloop.agents.hosts import InProcess
 from tutorloop.agents.placement import Actor
 from tutorloop.agents.roles import Canary, Evidence, Hello, Job, Request, RoleDied, RoleHung, RoleSpec, Unproven
+from tutorloop.evals.files import DamagedFile
 from tutorloop.evals.pools import make_course
 from tutorloop.evals.records import Gold, Problem, user
-from tutorloop.evals.rows import DamagedRows
 
 Spec = Callable[..., RoleSpec]
 REQUESTS = [Request(messages=user(f"{i}+{i + 3}")) for i in range(6)]
@@ -377,7 +377,7 @@ def test_the_evaluator_opens_one_shard_of_a_sealed_pool_and_grades_it(
     assert [m.problem.id for m in sheet] == [f"e{100 + i}" for i in range(64)]
     assert {(m.skill, m.attempt.state) for m in sheet} == {("add", state.digest)}
     assert all(m.attempt.problem == m.problem.id and m.verdict.label for m in sheet)
-    with pytest.raises(DamagedRows, match="is missing"):
+    with pytest.raises(DamagedFile, match="is missing"):
         host.call("sit", exam, 1, state)
     with pytest.raises(ValueError, match="`exam` has 2 shards; there is no shard 2"):
         host.call("sit", exam, 2, state)

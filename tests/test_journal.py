@@ -225,9 +225,9 @@ def test_an_ask_in_flight_at_a_kill_is_asked_again(journal: Journal) -> None:
 def test_an_entry_stands_on_disk_before_the_ask_is_made_and_before_its_answer_is_used(journal: Journal) -> None:
     path = journal.root / "asks/1-teach.jsonl"
     journal.asking("1/teach", asked("a"))
-    assert b'"ask","a"' in path.read_bytes()
+    assert b'["ask","1/teach","a"' in path.read_bytes()
     journal.answered("1/teach", told("a"))
-    assert b'"reply","a"' in path.read_bytes()
+    assert b'["reply","1/teach","a"' in path.read_bytes()
 
 
 def lines(journal: Journal) -> bytes:
@@ -239,7 +239,7 @@ def test_wherever_a_kill_tears_the_file_nothing_is_lost_but_the_torn_line(journa
         journal.asking("1/teach", asked(key))
         journal.answered("1/teach", told(key))
     whole = lines(journal)
-    ends = {key: whole.index(b"]", whole.index(b'["reply","%s"' % key.encode())) + 1 for key in "ab"}
+    ends = {key: whole.index(b"\n", whole.index(b'"%s","reply' % key.encode())) + 1 for key in "ab"}
     for cut in range(len(whole) + 1):
         (journal.root / "asks/1-teach.jsonl").write_bytes(whole[:cut])
         journal = again(journal)
@@ -306,24 +306,55 @@ def test_what_was_reused_is_counted_apart_and_once(journal: Journal) -> None:
 # ---- notes
 
 
+def noting(journal: Journal, step: str, *told: Mapping[str, Any]) -> None:
+    """A step that notes, and nothing else."""
+
+    def note() -> int:
+        for one in told:
+            journal.note(one)
+        return 0
+
+    journal.step(step, note)
+
+
 def test_the_last_word_on_each_note_counts_and_each_round_has_its_own(journal: Journal) -> None:
-    journal.note("1/verify", {"a": 1, "b": {"deep": [None]}})
-    journal.note("1/teach", {"a": 2})
-    journal.note("11/teach", {"a": 3})
+    noting(journal, "1/verify", {"a": 1, "b": {"deep": [None]}})
+    noting(journal, "1/check", {"a": 0}, {"a": 2})
+    noting(journal, "11/teach", {"a": 3})
     assert again(journal).notes(1) == {"a": 2, "b": {"deep": [None]}} and journal.notes(11) == {"a": 3}
     assert journal.notes(2) == {}
 
 
-def test_a_torn_note_harms_no_other(journal: Journal) -> None:
-    path = journal.root / "notes.jsonl"
-    journal.note("1/teach", {"a": 1, "b": "]"})
-    whole = path.read_bytes()
-    for cut in range(len(whole)):
-        path.write_bytes(whole[:cut])
-        journal.note("1/teach", {"c": 3})
-        found = journal.notes(1)
-        assert found["c"] == 3, f"torn after {cut} bytes"
-        assert {k: v for k, v in found.items() if k != "c"} in ({}, {"a": 1}, {"a": 1, "b": "]"})
+def test_notes_are_kept_with_the_shard_in_which_they_were_noted(journal: Journal) -> None:
+    """And with no other: a shard that is not finished is made again, and noted again."""
+    dies_at = 2
+
+    def teach() -> Rows[Verdict]:
+        def make(shard: int) -> list[Verdict]:
+            journal.note({"last": shard, f"shard {shard}": dies_at})
+            if shard == dies_at:
+                raise KeyboardInterrupt
+            return [Verdict(label="right", by="me")]
+
+        journal.note({"first": dies_at})
+        return journal.shards("1/teach", Verdict, 4, make)
+
+    with pytest.raises(KeyboardInterrupt):
+        journal.step("1/teach", teach)
+    journal, dies_at = again(journal), 9
+    journal.step("1/teach", teach)
+    assert journal.notes(1) == {"first": 9, "shard 0": 2, "shard 1": 2, "shard 2": 9, "shard 3": 9, "last": 3}
+
+
+def test_what_is_noted_in_a_step_within_a_step_is_told_once(journal: Journal) -> None:
+    def outer() -> int:
+        journal.note({"outer": 1})
+        noting(journal, "1/train", {"inner": 2})
+        return 0
+
+    journal.step("1/update", outer)
+    told = {name: journal.documents.step(name)["notes"] for name in journal.documents.steps()}
+    assert told == {"1/train": {"inner": 2}, "1/update": {"outer": 1}}
 
 
 # ---- the folder

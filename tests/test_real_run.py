@@ -71,7 +71,7 @@ def left(root: Path) -> dict[str, Any]:
             found[name] = changed(config, {})  # what is free is not part of it
         elif name.startswith("steps/"):
             step = json.loads(path.read_bytes())
-            found[name] = {key: value for key, value in step.items() if key != "seconds"}
+            found[name] = {key: value for key, value in step.items() if key not in ("seconds", "stamp")}
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found

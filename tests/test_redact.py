@@ -123,7 +123,8 @@ def test_everything_that_could_leak_did_try(told: Path) -> None:
     with_all = {str(name) for name, text in files.items() if all(n in text for n in names)}
     steps = {f"run/rows/1/{slot}/part-00000.parquet" for slot in ("select", "attempt", "teach", "check")}
     assert (
-        steps | {"run/asks/1-teach.parquet", "run/notes.jsonl", "run/logs/driver.log", "crash", "crashed/status.json"}
+        steps
+        | {"run/asks/1-teach.parquet", "run/steps/1/teach.json", "run/logs/driver.log", "crash", "crashed/status.json"}
         <= with_all
     )
     failures = files[Path("run/rows/1/teach/part-00000.failures.jsonl")]

@@ -99,7 +99,7 @@ def test_the_undisturbed_run_has_something_to_lose(killed: Killed) -> None:
     root = killed.folder / "whole"
     assert len(set(small.states(root).values())) == 2 and any(e.reused for e in small.asks(root))
     assert sum(killed.paid.values()) == len([e for e in small.paid(root) if e.member == "teacher"])
-    assert killed.whole["notes"]
+    assert killed.whole["steps/1/teach.json"]["notes"]
 
 
 def test_killed_in_every_phase(killed: Killed) -> None:

@@ -1,8 +1,6 @@
 """Tables on disk: what is written is what is read, whole or not at all, and damage is named."""
 
 import hashlib
-import os
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,9 @@ import pytest
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
+from tutorloop.evals.files import DamagedFile
 from tutorloop.evals.records import Attempt, Failure, Gold, Problem, State, Turn, Verdict
-from tutorloop.evals.rows import DamagedRows, Rows, Table, atomic, atomic_write, where, write_rows
+from tutorloop.evals.rows import Rows, Table, where, write_rows
 from tutorloop.policies.records import Case, Cost, Example, Lesson, Marked
 
 WORDS = 'Ünïcode 日本 🙂 \x00 "quoted" \\ \r\n\t\u2028 end'
@@ -105,7 +104,7 @@ def test_reading_is_part_by_part(tmp_path: Path) -> None:
     assert len(rows) == 4 and rows.digest  # cost no reading
     shards = rows.shards()
     assert next(shards) == RECORDS[0]
-    with pytest.raises(DamagedRows, match=r"part-00001\.parquet is missing"):
+    with pytest.raises(DamagedFile, match=r"part-00001\.parquet is missing"):
         next(shards)
 
 
@@ -142,12 +141,12 @@ def test_a_table_that_is_being_made_goes_on_where_it_was(tmp_path: Path) -> None
     assert [v.by for v in whole] == [str(i) for i in range(9)], "what was handed out stays what it was"
 
 
-@pytest.mark.parametrize("damage", [b"", b'[4,0,"x","y"]\n', b"torn", None])
+@pytest.mark.parametrize("damage", [b"", b'["t","",0]\n[4,0,0]\n', b"[]\ntorn", None])
 def test_a_damaged_list_of_parts_is_named(damage: bytes | None, tmp_path: Path) -> None:
     rows = numbered(tmp_path)
     path = tmp_path / "t/parts.jsonl"
     path.unlink() if damage is None else path.write_bytes(damage)
-    with pytest.raises(DamagedRows, match=r"parts\.jsonl"):
+    with pytest.raises(DamagedFile, match=r"parts\.jsonl"):
         list(rows)
 
 
@@ -157,7 +156,7 @@ def test_parts_that_changed_places_are_named(tmp_path: Path) -> None:
     one.rename(tmp_path / "aside")
     two.rename(one)
     (tmp_path / "aside").rename(two)
-    with pytest.raises(DamagedRows, match=r"part-00000\.parquet is not the file that was written"):
+    with pytest.raises(DamagedFile, match=r"part-00000\.parquet is not the file that was written"):
         list(rows)
 
 
@@ -167,7 +166,7 @@ def test_a_flipped_byte_is_named(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[20] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DamagedRows, match=r"part-00000\.parquet is not the file that was written"):
+    with pytest.raises(DamagedFile, match=r"part-00000\.parquet is not the file that was written"):
         list(rows)
 
 
@@ -184,7 +183,7 @@ def test_damaged_failures_are_named(damage: bytes | None, tmp_path: Path) -> Non
     rows = written(tmp_path, RECORDS[0], "t", FAILED)
     path = tmp_path / "t/part-00000.failures.jsonl"
     path.unlink() if damage is None else path.write_bytes(damage)
-    with pytest.raises(DamagedRows, match=r"part-00000\.failures\.jsonl"):
+    with pytest.raises(DamagedFile, match=r"part-00000\.failures\.jsonl"):
         list(rows.failures())
 
 
@@ -220,25 +219,3 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="disk full"):
         written(tmp_path, RECORDS[0])
     assert not list((tmp_path / "t").iterdir())
-
-
-def test_a_file_is_replaced_whole_or_keeps_what_it_had(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "file.json"
-    atomic_write(path, b"one")
-    with pytest.raises(RuntimeError), atomic(path) as part:
-        part.write_bytes(b"two, but then")
-        raise RuntimeError
-    assert path.read_bytes() == b"one" and os.listdir(path.parent) == ["file.json"]
-    atomic_write(path, b"two")
-    assert path.read_bytes() == b"two" and os.listdir(path.parent) == ["file.json"]
-
-
-def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, seen = tmp_path / "file", list[tuple[bool, bool]]()
-
-    def fsync(descriptor: int) -> None:
-        seen.append((path.exists(), stat.S_ISDIR(os.fstat(descriptor).st_mode)))
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    atomic_write(path, b"x")
-    assert seen == [(False, False), (True, True)], "first the content, then the rename, then the folder's entry"

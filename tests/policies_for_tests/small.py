@@ -19,6 +19,7 @@ from tutorloop.evals.records import Gold, State
 from tutorloop.evals.rows import Rows
 from tutorloop.loops.asks import Entry, read_asks
 from tutorloop.loops.book import Book
+from tutorloop.loops.documents import run_record
 from tutorloop.loops.journal import Tick
 from tutorloop.loops.launch import prepare, role_specs
 from tutorloop.loops.slots import Slots
@@ -27,6 +28,8 @@ from tutorloop.policies.records import Case, Example, Lesson
 from tutorloop.policies.rounds import RoundReport
 
 BUGS = draw_profile(0)
+UNLIKE = ("seconds", "environment", "number", "stamp")
+"""What differs between two runs of one experiment: a run that was continued has an earlier end among its steps."""
 
 
 def student(folder: Path) -> str:
@@ -85,7 +88,8 @@ def report(root: Path, number: int) -> RoundReport:
 
 def asks(root: Path) -> list[Entry]:
     """Every answered ask, in the order of its key."""
-    found = (e for path in (root / "asks").glob("*") for e in read_asks(path))
+    run = run_record(root)["run"]
+    found = (e for path in (root / "asks").glob("*") for e in read_asks(path, run))
     return sorted(found, key=lambda e: (e.step, e.key, e.item))
 
 
@@ -98,17 +102,14 @@ def transcript(root: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        if path.is_dir() or name in ("lock", "status.json", "notes.jsonl") or name.startswith("asks/"):
+        if path.is_dir() or name in ("lock", "status.json") or name.startswith("asks/"):
             continue
         if path.suffix == ".json" and not name.startswith("logs/"):
             told = json.loads(path.read_bytes())
-            found[name] = {k: v for k, v in told.items() if k not in ("seconds", "environment")}
+            found[name] = {k: v for k, v in told.items() if k not in UNLIKE}
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     found["asks"] = asks(root)
-    notes = root / "notes.jsonl"
-    lines = notes.read_bytes().splitlines() if notes.exists() else []
-    found["notes"] = {json.dumps(json.loads(line)[:2]): json.loads(line)[2] for line in lines}
     return found
 
 
@@ -183,7 +184,7 @@ class Bench:
     def open(self) -> None:
         """As a new process would."""
         ready = prepare(self.told)
-        self.book = Book.open(self.root, seed=ready.experiment.seed)
+        self.book = Book.open(self.root, run=run_record(self.root)["run"], seed=ready.experiment.seed)
         self.book.budget, self.book.failures = ready.experiment.budget.value(), ready.experiment.failures
         specs = role_specs(ready, self.book.root)
         self.hosts = {name: Counting(name, InProcess(spec)) for name, spec in specs.items()}

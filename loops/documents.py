@@ -1,0 +1,130 @@
+"""The JSON documents of a run folder. Each says by its stamp that it is whole, in its place, and of this run.
+
+    {"step": "1/teach", "number": 7, ..., "stamp": "9f0c..."}
+
+A stamp is a sha256 over the run's identity, which `run.json` has, the document's place in the folder, and its content.
+Steps are numbered as they were committed, so that none can be missing between two others.
+
+Not covered: `logs/`; a last step that was removed is taken for one that was never done, and done again; a stamp shows
+damage and mix-ups and is no signature: who means to forge one can.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from ..evals.files import REMEDY, atomic_write
+from ..evals.redact import redacted
+
+SCHEMA = 2
+
+
+class JournalError(RuntimeError):
+    """A run folder cannot be used as asked: it is another run's, in use, damaged, or of another schema."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Those of one run."""
+
+    root: Path
+    run: str
+    """Its identity, from `run.json`."""
+
+    def write(self, place: str, told: Mapping[str, Any]) -> None:
+        """Write a document whole, or not at all. `place` is relative to the run folder."""
+        told = from_json(redacted(to_json(told)))
+        atomic_write(self.root / place, to_json({**told, "stamp": self._stamp(place, told)}, indent=1))
+
+    def read(self, place: str) -> dict[str, Any]:
+        """What was written there.
+
+        Raises:
+            JournalError: it is damaged, in another's place, or another run's.
+        """
+        told = _parsed(self.root / place)
+        if told.pop("stamp", None) != self._stamp(place, told):
+            which = "" if place == "run.json" else ", or one of it and run.json is another run's"
+            raise JournalError(
+                f"{self.root / place} is damaged: it is not what was written there. It was changed, exchanged with "
+                f"another file{which}. {REMEDY}"
+            )
+        return told
+
+    def _stamp(self, place: str, told: Mapping[str, Any]) -> str:
+        return hashlib.sha256(to_json([self.run, place, told])).hexdigest()
+
+    # ---- steps
+
+    def step(self, name: str) -> dict[str, Any]:
+        """The record of a finished step."""
+        return self.read(_place(name))
+
+    def done(self, name: str) -> bool:
+        return (self.root / _place(name)).exists()
+
+    def commit(self, name: str, record: Mapping[str, Any]) -> None:
+        """Put a step on record."""
+        self.write(_place(name), {"step": name, "number": len(self.steps()) + 1, **record})
+
+    def steps(self) -> list[str]:
+        """Names of the finished steps."""
+        folder = self.root / "steps"
+        return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.json"))
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Those of all finished steps.
+
+        Raises:
+            JournalError: one is damaged, or missing between two others.
+        """
+        order: dict[int, str] = {}
+        listed = set(self.steps())
+        for name in self.steps():  # again: all that were finished before those of the first list are in the second
+            record = self.step(name)
+            order[record["number"]] = name
+            yield record
+        last = max((number for number, name in order.items() if name in listed), default=0)
+        if gap := next((number for number in range(1, last) if number not in order), 0):
+            later = min(number for number in order if number > gap)
+            after = f" and after {_place(order[gap - 1])}" if gap > 1 else ""
+            raise JournalError(
+                f"the record of a step in {self.root} is missing: it was written before {_place(order[later])}{after}. "
+                f"{REMEDY}"
+            )
+
+
+def run_record(root: Path) -> dict[str, Any]:
+    """What `run.json` says.
+
+    Raises:
+        JournalError: it is of another schema, or the file is damaged or missing.
+    """
+    told = _parsed(root / "run.json")
+    schema = told.get("schema")
+    if isinstance(schema, int) and schema != SCHEMA:
+        found = told.get("environment")
+        by = f"tutorloop {found['tutorloop']}, " if isinstance(found, dict) and "tutorloop" in found else ""
+        out = "Use that version for it, or" if schema < SCHEMA else "Use that version, or a later one, for it, or"
+        raise JournalError(f"{root} was written with {by}schema {schema}, this is {SCHEMA}. {out} a new --run-dir.")
+    return Documents(root, str(told.get("run"))).read("run.json")
+
+
+def _place(step: str) -> str:
+    return f"steps/{step}.json"
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        value = from_json(path.read_bytes())
+    except FileNotFoundError:
+        raise JournalError(f"{path} is missing. {REMEDY}") from None
+    except ValueError as e:
+        raise JournalError(f"{path} is damaged ({e}). {REMEDY}") from None
+    if not isinstance(value, dict):
+        raise JournalError(f"{path} is damaged: it holds a {type(value).__name__}. {REMEDY}")
+    return value
