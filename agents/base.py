@@ -17,11 +17,9 @@ import torch
 import transformers
 
 from ..evals.records import Messages, State
+from .models import NO_TEMPLATE, model_folder
 from .roles import Canary, Readings, RoleSpec
 from .weights import model_digest
-
-SHIPPED = Path(__file__).parent.parent / "evals" / "arithmetic" / "student"
-"""The student that comes with the package."""
 
 Spans = Sequence[tuple[int, int, float]]
 """Characters (start, end) of a text, and their weight."""
@@ -66,10 +64,7 @@ class Chat:
 
     def __init__(self, tokenizer: Any, stops: Iterable[int | None] = ()) -> None:
         if not tokenizer.chat_template:
-            raise ValueError(
-                f"the tokenizer of {tokenizer.name_or_path} has no chat template, so nobody knows how a question is "
-                "written for this model. Use an instruction-tuned model, or put a `chat_template.jinja` beside it."
-            )
+            raise ValueError(NO_TEMPLATE.format(model=tokenizer.name_or_path))
         self.tokenizer = tokenizer
         self.stops = {i for i in (*stops, tokenizer.eos_token_id) if i is not None}
         if not self.stops:
@@ -168,13 +163,8 @@ def find_model(model: str, revision: str = "") -> Path:
     Raises:
         ValueError: there is no such model, or it is not safetensors.
     """
-    folder = Path(model).expanduser() if model else SHIPPED
-    if folder.is_dir():
-        if not (folder / "config.json").exists():
-            raise ValueError(f"{folder} is no model folder: it has no `config.json`.")
+    if (folder := model_folder(model)) is not None:
         return folder
-    if not model or model.startswith((".", "/", "~")):
-        raise ValueError(f"there is no model folder {folder}.")
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(model, revision=revision or None, allow_patterns=_FILES))

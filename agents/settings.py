@@ -8,6 +8,7 @@ Not covered: whether a value makes sense to the library; it says so itself, when
 
 import ast
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import distribution
@@ -112,9 +113,11 @@ def check_settings(settings: Mapping[str, Mapping[str, Json]]) -> None:
     for kind, classes in _CLASSES.items():
         chosen = settings.get(kind, {})
         known(chosen, fields_of(kind), f"field of `{classes[0][2]}`")
-        for field in chosen:
+        for field, value in chosen.items():
             if kind != "lora" and field in OURS:
                 raise ValueError(f"`{field}` cannot be set: {OURS[field]}.")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"`{field}` is {value}; nothing can be trained with that.")
     adapter = settings.get("lora", {})
     unserved = sorted(set(adapter) - SERVED)
     if adapter.get("bias", "none") != "none":

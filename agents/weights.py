@@ -92,12 +92,7 @@ def adapter_modules(folder: Path) -> set[str]:
 
 def model_digest(folder: Path) -> str:
     """The digest of a base model with its tokenizer and chat template: another template is another student."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(
-            f"{folder} holds no `*.safetensors`. Only safetensors are loaded (a pickle runs code when it is opened): "
-            "convert the weights, e.g. with `model.save_pretrained(folder)`."
-        )
+    files = model_weights(folder)
     total = hashlib.sha256(b"model\0")
     for name in _MODEL_FILES:
         path = folder / name
@@ -109,6 +104,21 @@ def model_digest(folder: Path) -> str:
             total.update(f"{name}\0{len(content)}\0".encode() + content)
     _add_tensors(total, files)
     return total.hexdigest()
+
+
+def model_weights(folder: Path) -> list[Path]:
+    """The files of a base model's tensors.
+
+    Raises:
+        ValueError: there are none.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"{folder} holds no `*.safetensors`. Only safetensors are loaded (a pickle runs code when it is opened): "
+            "convert the weights, e.g. with `model.save_pretrained(folder)`."
+        )
+    return files
 
 
 def tensors(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], memoryview]]:

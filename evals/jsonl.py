@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from .graders import grade, plain, read_number, strict_number
 from .lookup import Seen
 from .pools import Split
-from .records import Attempt, Gold, Kind, Problem, user
+from .records import Attempt, Gold, Kind, Problem, halved, user
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def field(row: Row, name: str, *, needed: bool = True) -> str:
     text = str(value).strip()
     if not text and needed:
         raise BadData(f"{row.where}: `{name}` is empty.")
-    if any("\ud800" <= c <= "\udfff" for c in text):
+    if halved(text):
         raise BadData(f"{row.where}: `{name}` has half of a character (a lone surrogate); write it whole.")
     return text
 

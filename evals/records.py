@@ -39,6 +39,11 @@ def user(text: str) -> Messages:
 _SUM = re.compile(r"\d+(?:\s*\+\s*\d+)+|\d+(?:\s*[*x×]\s*\d+)+")
 
 
+def halved(text: str) -> bool:
+    """Whether half of a character, a lone surrogate, stands in a text: it cannot be written as UTF-8."""
+    return any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def content_digest(messages: Messages) -> str:
     """What makes two problems the same problem: 32 hex digits over the normalised text.
 
@@ -58,7 +63,7 @@ def content_digest(messages: Messages) -> str:
                 sorted((n.lstrip("0") or "0" for n in re.findall(r"\d+", text)), key=lambda n: (len(n), n))
             )
         parts.append(f"{turn.role}\x1f{text}")
-    return hashlib.sha256("\x1e".join(parts).encode()).hexdigest()[:32]
+    return hashlib.sha256("\x1e".join(parts).encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,6 +192,7 @@ def _say(line: str) -> None:
 @contextmanager
 def _told(root: Path | None = None) -> Iterator[None]:
     """What a person can mend is told in one line; a bug leaves its traceback in the run's logs."""
+    from ..agents.roles import Diverged
     from ..evals.files import DamagedFile
     from ..evals.pools import OverlappingPools
     from ..evals.redact import redacted
@@ -201,7 +202,7 @@ def _told(root: Path | None = None) -> Iterator[None]:
 
     try:
         yield
-    except (ConfigError, JournalError, OverlappingPools, DamagedFile, UnknownProblem) as e:
+    except (ConfigError, JournalError, OverlappingPools, DamagedFile, UnknownProblem, Diverged) as e:
         _say(f"tutorloop: {' '.join(redacted(str(e)).split())}")
         raise typer.Exit(2) from None
     except Exception as e:

@@ -7,7 +7,7 @@ is refused, naming what changed. Not covered: helpers that a policy's file impor
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
+from ..evals.records import halved
 from ..evals.redact import redacted
 from ..policies.records import Evidence
 from ..policies.rounds import Budget
@@ -68,7 +69,7 @@ class RoleConfig(_Part):
     model: str = ""
     """Path (relative to the experiment's file) or hub name; empty: the student that comes with the package."""
     revision: str = ""
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_tokens: int = Field(default=160, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     threads: int = Field(default=1, ge=1)
@@ -133,7 +134,7 @@ class Experiment(_Part):
     """A triage by import path in place of the method's own: `tutorloop.policies.triage:unsolved`, `my_course:rare`."""
     schedule: dict[str, Any] = {}
     """Other fields of `Rounds` in place of the method's own: `ask`, `rows`, `fill`, `start`, `reference` ..."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     student: RoleConfig = RoleConfig()
     teacher: TeacherConfig = TeacherConfig()
     learner: PlaceConfig = PlaceConfig()
@@ -171,6 +172,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         told = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise ConfigError(f"there is no experiment file {path}.") from None
+    except OSError as e:
+        raise ConfigError(f"the experiment file {path} cannot be read: {e.strerror}.") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply to be read.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(e).split())}") from None
     if not isinstance(told, dict):
@@ -180,12 +185,18 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 
 def resolve(told: Mapping[str, Any], overrides: Sequence[str] = (), path: Path | None = None) -> Experiment:
     """Keys and values, checked. See `load`."""
-    merged: dict[str, Any] = _copied(told)
+    try:
+        merged: dict[str, Any] = _copied(told)
+    except RecursionError:
+        raise ConfigError(f"{path or 'the experiment'} holds itself: an alias stands within its own anchor.") from None
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign:
             raise ConfigError(f"{override!r} is no override; write key=value, e.g. rounds=3.")
         _put(merged, key.strip(), _value(value), override)
+    for key, text in _texts(merged):
+        if halved(key) or halved(text):
+            raise ConfigError(f"`{key}` has half of a character (a lone surrogate) in {text!r}; write it whole.")
     try:
         return Experiment.model_validate(merged)
     except ValidationError as e:
@@ -271,9 +282,23 @@ def _put(tree: dict[str, Any], key: str, value: Any, override: str) -> None:
 def _copied(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {str(k): _copied(v) for k, v in tree.items()}
+    if isinstance(tree, list):
+        return [_copied(below) for below in tree]
     if isinstance(tree, str):  # `lr: 1e-4` in a file is text to YAML 1.1, a number to its writer
         return _value(tree) if tree[:1].isdigit() and "e" in tree.lower() else tree
     return tree
+
+
+def _texts(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every key and text of a tree, the key with dots."""
+    if isinstance(tree, Mapping):
+        for name, below in tree.items():
+            yield from _texts(below, f"{key}.{name}" if key else name)
+    elif isinstance(tree, list):
+        for below in tree:
+            yield from _texts(below, key)
+    else:
+        yield key, tree if isinstance(tree, str) else ""
 
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:

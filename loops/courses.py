@@ -73,13 +73,28 @@ def read_course(course: CourseConfig, seed: int, student: RoleConfig, folder: Pa
     return data
 
 
+def file_sources(course: CourseConfig, folder: Path) -> dict[str, str]:
+    """sha256 of each file that a course is made of, by its name in the experiment.
+
+    What a hub gives is not looked at again: the pools of a run that was begun lie in its folder.
+
+    Raises:
+        ConfigError: a file is gone.
+    """
+    found: dict[str, str] = {}
+    for key in ("path", *POOLS):
+        if isinstance(file := getattr(course, key), str) and file:
+            found[file] = checksum(_there(file, f"course.{key}", folder)).sha256
+    return found
+
+
 def _arithmetic(course: CourseConfig, seed: int, student: RoleConfig, folder: Path) -> Data:
     for name in POOLS:
         if not isinstance(size := getattr(course, name), int):
             raise ConfigError(f"`course.{name}` is {size!r}; the arithmetic course takes a number of problems.")
     model = folder / student.model if student.model else shipped()
-    bugs = profile(model if (model / "provenance.json").exists() else shipped())
     try:
+        bugs = profile(model if (model / "provenance.json").exists() else shipped())
         made = _world(
             seed,
             student=bugs,
@@ -147,12 +162,17 @@ def _common(course: CourseConfig, folder: Path, sources: dict[str, str]) -> tupl
 
 
 def _file(name: str, key: str, folder: Path, sources: dict[str, str]) -> Path:
-    path = folder / name
-    if not path.is_file():
-        raise ConfigError(f"`{key}` is {name!r}, and there is no file {path}.")
+    path = _there(name, key, folder)
     if next(jsonl.rows_of(path), None) is None:
         raise ConfigError(f"`{key}`: {path} has no rows.")
     sources[name] = checksum(path).sha256
+    return path
+
+
+def _there(name: str, key: str, folder: Path) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise ConfigError(f"`{key}` is {name!r}, and there is no file {path}.")
     return path
 
 

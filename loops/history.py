@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 from pydantic_core import from_json, to_json
 
-from ..evals.records import Attempt, Gold, Problem, Verdict
+from ..evals.records import Attempt, Gold, Problem, Verdict, halved
 from ..evals.rows import Rows
 from ..evals.statistics import Transitions
 from ..policies.records import Case, Example, Lesson, Marked
 from ..policies.rounds import RoundReport, Sheet
 from .asks import Entry
-from .show import RunFolder, first_wrong
+from .show import RunFolder, first_wrong, printed
 
 T = TypeVar("T")
 
@@ -133,13 +133,15 @@ def read_history(root: Path | str, id: str) -> History:
         UnknownProblem: names the nearest ids.
     """
     run = RunFolder(Path(root))
+    if halved(id):
+        raise UnknownProblem(f"{id!r} is no text that a problem could be called by.")
     course = run.course
     problem = next((p for p in _with(course.practice.problems, "id", id) if p.id == id), None) if course else None
     if course is None or problem is None:
         return _sealed(run, id)
     gold = next((g for g in _with(course.practice.gold, "problem", id) if g.problem == id), Gold(problem=id, answer=""))
     return History(
-        run=str(root),
+        run=printed(root),
         problem=id,
         pool="practice",
         question=problem.question,
@@ -224,7 +226,8 @@ def _outcome(reports: Mapping[int, RoundReport], number: int) -> dict[str, Any]:
 
 def _saw(case: Case | None, asked: Sequence[Entry]) -> list[str]:
     """What of the student stands in the prompts. An ask that is reused in a later round was made in an earlier one."""
-    said = "\n".join(str(turn["content"]) for e in asked for turn in from_json(e.request)["messages"])
+    paid = (e for e in asked if not e.reused)
+    said = "\n".join(str(turn["content"]) for e in paid for turn in from_json(e.request)["messages"])
     there = {"question": case.question, "work": case.work} if case else {}
     return [name for name, text in there.items() if text and text in said]
 
@@ -253,7 +256,9 @@ def _asks(run: RunFolder, number: int, items: Collection[str]) -> list[Entry]:
     """What was asked for these items in this round, each once."""
     found: dict[str, Entry] = {}
     for slot in ("verify", "triage", "teach", "check"):
-        found |= {e.key: e for e in run.asks(f"{number}/{slot}") if e.item in items}
+        for entry in run.asks(f"{number}/{slot}"):
+            if entry.item in items and not (entry.reused and entry.key in found):
+                found[entry.key] = entry
     return list(found.values())
 
 
@@ -282,7 +287,7 @@ def _sealed(run: RunFolder, id: str) -> History:
         raise UnknownProblem(f"{run.root} has no problem {id!r}.{_nearest(run, id)}")
     _, pool, _, first = found[0]
     return History(
-        run=str(run.root),
+        run=printed(run.root),
         problem=id,
         pool=pool,
         question=first.problem.question,

@@ -27,13 +27,15 @@ from ..agents.roles import Host, RoleSpec
 from ..agents.seats import Replica, Seat
 from ..agents.settings import check_settings
 from ..evals.pools import Course, make_course
+from ..evals.records import halved
 from ..evals.rows import LIST
 from ..policies.rounds import Report
 from ..policies.slots import Stages
 from .book import Book
 from .config import ConfigError, CourseConfig, Experiment, changed, fixed, holds_no_secret, load, resolve
-from .courses import read_course
+from .courses import file_sources, read_course
 from .documents import SCHEMA, JournalError, run_record
+from .fitting import check_models, check_needs
 from .journal import Tick
 from .methods import stages_of
 from .slots import TooManyFailures
@@ -68,7 +70,7 @@ def prepare(
     """Check an experiment, its data included, as far as that goes without starting anything.
 
     Args:
-        begun: The pools are in the run folder. Then those behind which there is no file are not made again.
+        begun: The pools are in the run folder: only whether the files behind them have changed is looked at.
 
     Raises:
         ConfigError: what is wrong, what was given, what to do.
@@ -82,18 +84,18 @@ def prepare(
     holds_no_secret(config)  # here, as a policy's file may have filled the environment
     for learner in {m.learner for m in stages} - {"student"}:
         raise ConfigError(f"method {config.method!r} trains {learner!r}; only the student can be trained so far.")
-    if config.teacher.engine == "transformers" and any("schema" in m.requires for m in stages):
-        raise ConfigError(
-            f"method {config.method!r} needs a teacher that fills records, and the engine `transformers` cannot yet. "
-            "Use `teacher.engine: scripted`, or a method that requires no `schema` (`tutorloop methods`)."
-        )
     try:
         check_settings(config.update.model_dump())
     except ValueError as e:
         raise ConfigError(f"`update`: {e}") from None
-    if not (begun and config.course.kind == "arithmetic"):
-        sources = {**sources, **read_course(config.course, config.seed, config.student, folder).sources}
-    return Prepared(experiment=config, stages=stages, sources=sources, folder=folder)
+    if begun:
+        sources = {**sources, **file_sources(config.course, folder)}
+        return Prepared(experiment=config, stages=stages, sources=sources, folder=folder)
+    data = read_course(config.course, config.seed, config.student, folder)
+    ready = Prepared(experiment=config, stages=stages, sources={**sources, **data.sources}, folder=folder)
+    check_needs(config, stages, data)
+    check_models(role_specs(ready, Path()), config.update.lora, data)
+    return ready
 
 
 def launch(
@@ -120,19 +122,22 @@ def launch(
     before = _before(root)
     ready = prepare(experiment, overrides, begun=bool(before))
     record = _record(ready, before)
-    book = Book.open(root, run=record["run"], seed=ready.experiment.seed, tick=tick)
-    try:
-        if before:
-            book.check()
-            _continues(root, before, record, ready)
-        return _go(ready, book, record, factory, begun=bool(before))
-    finally:
-        book.release()
+    specs = role_specs(ready, root.resolve())
+    company = _Company(specs=list(specs.values()), placement=ready.experiment.placement, factory=factory)
+    with closing(company):
+        if not before:
+            company.muster()
+        book = Book.open(root, run=record["run"], seed=ready.experiment.seed, tick=tick)
+        try:
+            if before:
+                book.check()
+                _continues(root, before, record, ready)
+            return _go(ready, book, record, company, begun=bool(before))
+        finally:
+            book.release()
 
 
-def _go(
-    ready: Prepared, book: Book, record: Mapping[str, Any], factory: Callable[[RoleSpec], Any], *, begun: bool
-) -> Report:
+def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: "_Company", *, begun: bool) -> Report:
     """The run itself. What has become of it, whatever that is, is in its `status.json`."""
     book.budget, book.failures = ready.experiment.budget.value(), ready.experiment.failures
     try:
@@ -143,7 +148,7 @@ def _go(
             shutil.rmtree(book.root / "course", ignore_errors=True)
         with _interruptible():
             course = book.step("course", partial(_course, ready, book), ready.experiment.course)
-            with _placed(ready, book, factory) as cast:
+            with _placed(ready, book, company) as cast:
                 return run(course, ready.stages, cast, book)
     except KeyboardInterrupt as e:
         book.settle("paused", str(e) or "interrupted")
@@ -169,8 +174,12 @@ def _before(root: Path) -> dict[str, Any] | None:
 
     Until something was answered a mistake in the experiment can still be mended: a run is begun when it has rows.
     """
+    if halved(str(root)):
+        raise ConfigError(f"the run folder's name {str(root)!r} is no text that can be written; choose another.")
     if not root.exists():
         return None
+    if not root.is_dir():
+        raise ConfigError(f"{root} is a file; a run needs a folder. Choose another --run-dir.")
     begun = (root / "rows").exists() or (root / "steps" / "0.json").exists()
     if begun or (root / "run.json").exists():
         record = run_record(root)
@@ -192,7 +201,10 @@ def _record(ready: Prepared, before: Mapping[str, Any] | None) -> dict[str, Any]
         "sources": dict(ready.sources),
         "environment": environment(),
     }
-    return {**record, "run": before["run"], "environment": before["environment"]} if before else record
+    if before is None:
+        return record
+    kept = {"run": before["run"], "environment": before["environment"]}
+    return {**record, **kept, "sources": {**before["sources"], **ready.sources}}
 
 
 def _continues(root: Path, before: Mapping[str, Any], record: Mapping[str, Any], ready: Prepared) -> None:
@@ -298,22 +310,42 @@ class _Company:
 
     def host(self, name: str) -> Host:
         if not self.hosts:
-            self.hosts = self._actors() if self.placement == "ray" else self._seated(InProcess)
+            self.hosts = self._seated(self._actor() if self.placement == "ray" else InProcess)
         return self.hosts[name]
+
+    def muster(self) -> None:
+        """Whether there are the GPUs that roles ask for. Where they ask for none, nothing is started.
+
+        Raises:
+            ConfigError: there are not.
+        """
+        if not any(spec.gpus for spec in self.specs):
+            return
+        if self.placement == "ray":
+            self._actor()
+            return
+        from ..agents.base import settle
+
+        try:
+            for spec in self.specs:
+                settle(spec)
+        except ValueError as e:
+            raise ConfigError(str(e)) from None
 
     def _seated(self, host: Callable[..., Host]) -> dict[str, Host]:
         # Who needs most goes first: parts of a GPU that lie scattered are no whole one.
         most = sorted(self.specs, key=lambda spec: -spec.gpus)
         return {name: host(spec, name, self.factory) for spec in most for name in spec.names}
 
-    def _actors(self) -> dict[str, Host]:
+    def _actor(self) -> Callable[..., Host]:
+        """The class of hosts on Ray, which is running."""
         from ..agents import placement
 
         terminate = signal.getsignal(signal.SIGTERM)
         self.on_ray = True
         try:
             placement.start(specs=self.specs)
-            return self._seated(placement.Actor)
+            return placement.Actor
         except ValueError as e:
             raise ConfigError(str(e)) from e
         finally:
@@ -329,13 +361,13 @@ class _Company:
 
 
 @contextmanager
-def _placed(ready: Prepared, book: Book, factory: Callable[[RoleSpec], Any]) -> Iterator[Cast]:
+def _placed(ready: Prepared, book: Book, company: "_Company") -> Iterator[Cast]:
     """The cast, in actors or in this process; closed whatever happens."""
-    specs = role_specs(ready, book.root)
-    company = _Company(specs=list(specs.values()), placement=ready.experiment.placement, factory=factory)
-    seats = {role: Seat(spec, [Replica(_Late(name, company)) for name in spec.names]) for role, spec in specs.items()}
+    seats: dict[str, Seat] = {}
+    for spec in company.specs:
+        seats[spec.role] = Seat(spec, [Replica(_Late(name, company)) for name in spec.names])
     cast = Cast(root=book.root, seats=seats, shelf=book, policy_seconds=ready.experiment.policy_seconds)
-    with closing(company), closing(cast):
+    with closing(cast):
         yield cast
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from ..policies.checking import Sound
 from ..policies.methods import METHODS
 from ..policies.rounds import Rounds
@@ -29,7 +31,9 @@ def stages_of(config: Experiment, folder: Path) -> tuple[Stages, Mapping[str, st
     stages = _method(config.method, folder, sources)
     if config.teacher.policy:
         teach = policy(config.teacher.policy, config.teacher.policy_options, folder, sources)
-        stages = tuple(replace(m, teach=teach) for m in stages)
+        told = getattr(teach, "requires", ())  # what it needs of the teacher, as `Method.requires` has it
+        needs = (told,) if isinstance(told, str) else tuple(told)
+        stages = tuple(replace(m, teach=teach, requires=(*m.requires, *needs)) for m in stages)
     elif config.teacher.policy_options:
         raise ConfigError("`teacher.policy_options` needs a `teacher.policy` that has options.")
     if config.check:
@@ -42,17 +46,24 @@ def stages_of(config: Experiment, folder: Path) -> tuple[Stages, Mapping[str, st
     for key in config.schedule:
         if key not in known:
             raise ConfigError(f"unknown key `schedule.{key}`; the nearest is `{nearest(key, sorted(known))}`")
-    try:
-        stages = tuple(
-            replace(m, rounds=replace(m.rounds, **config.schedule, settings=_merged(m.rounds.settings, settings)))
-            for m in stages
-        )
-        if config.rounds is not None:
-            last = stages[-1]
-            stages = (*stages[:-1], replace(last, rounds=replace(last.rounds, times=config.rounds)))
-    except (ValueError, TypeError) as e:
-        raise ConfigError(f"`schedule`: {e}") from None
+    stages = tuple(replace(m, rounds=_scheduled(m.rounds, config.schedule, settings)) for m in stages)
+    if config.rounds is not None:
+        last = stages[-1]
+        stages = (*stages[:-1], replace(last, rounds=replace(last.rounds, times=config.rounds)))
     return stages, sources
+
+
+def _scheduled(rounds: Rounds, schedule: Mapping[str, Any], settings: Mapping[str, Any]) -> Rounds:
+    """The method's schedule with the experiment's changes."""
+    words = {key: str(schedule[key]) for key in ("start", "reference") if key in schedule}  # 2 is a round's name
+    told = {**vars(rounds), **schedule, **words, "settings": _merged(rounds.settings, settings)}
+    try:
+        return TypeAdapter(Rounds).validate_python(told)
+    except ValidationError as e:
+        wrong = e.errors()[0]
+        where = ".".join(map(str, ("schedule", *wrong["loc"])))
+        said = wrong["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"`{where}`: {said}" + (f", got {wrong['input']!r}" if wrong["loc"] else "")) from None
 
 
 def policy(
@@ -104,7 +115,7 @@ def _import(name: str, folder: Path, sources: dict[str, str], what: str) -> Any:
     file = next((f for f in _files(module, folder) if f.is_file()), None)
     try:
         loaded = _load(file) if file else importlib.import_module(module)
-    except Exception as e:  # a user's module: anything may come
+    except (Exception, SystemExit) as e:  # a user's module: anything may come
         where = (
             str(file) if file else f"module {module!r} (looked in {folder}, {Path.cwd()} and the installed packages)"
         )

@@ -114,6 +114,11 @@ class RunFolder:
         return read_status(self.root)
 
 
+def printed(path: Path | str) -> str:
+    """A path as text, also where its name is no UTF-8."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
 @dataclass(frozen=True, kw_only=True)
 class RoundLine:
     """One round, as `show RUN --json` has it. Round 0 is the student before any teaching. Accuracies are fractions."""
@@ -217,7 +222,7 @@ def read_run(root: Path | str) -> RunView:
     after = run.finals.get(last, {}) if last or status == "finished" else {}
     exam = _change(before.get("exam"), after.get("exam"))
     return RunView(
-        run=str(root),
+        run=printed(root),
         status=status,
         why=why,
         exam=Change(before=exam.before, after=exam.after, n=exam.n),
@@ -376,7 +381,7 @@ def _line(root: Path) -> RunLine:
         before, after = run.finals.get(0, {}), run.finals.get(last.number if last else 0, {})
         exam = _change(before.get("exam"), after.get("exam") if status == "finished" else None)
         return RunLine(
-            run=str(root),
+            run=printed(root),
             status=status,
             why=why,
             method=str(run.record["config"]["method"]),
@@ -385,7 +390,7 @@ def _line(root: Path) -> RunLine:
             exam=Change(before=exam.before, after=exam.after, n=exam.n),
         )
     except (JournalError, DamagedFile, OSError) as e:
-        return RunLine(run=str(root), status="damaged", fault=" ".join(str(e).split()))
+        return RunLine(run=printed(root), status="damaged", fault=printed(" ".join(str(e).split())))
 
 
 def _nearest_run(root: Path) -> str:

@@ -18,7 +18,7 @@ from ..agents.lanes import Lanes
 from ..agents.roles import Job
 from ..agents.room import ItemRoom, RoundRoom, TrainingRoom
 from ..agents.waves import call
-from ..evals.lookup import Lookup
+from ..evals.lookup import Lookup, Seen
 from ..evals.pools import Pool
 from ..evals.records import Attempt, Failure, Problem, State, Verdict
 from ..evals.redact import redacted
@@ -152,12 +152,14 @@ class Slots:
 
     def _triage(self, cases: Rows[Case]) -> Rows[Case]:
         chosen, room = self._whole("triage", lambda room: call(self.method.triage, self.room.cases, room))
-        seen: Counter[str] = Counter()
+        taken, again = Seen(), Counter[str]()
 
         def kept(case: Case) -> Case:
-            before = self.room.index.get(case.id, case)
-            seen[case.id] += 1
-            id = case.id if seen[case.id] == 1 else f"{case.id}#{seen[case.id]}"
+            before, id = self.room.index.get(case.id, case), case.id
+            # A repeated case gets an id that is nobody's: `a#2` may be a problem's own.
+            while (id != case.id and id in self.room.index) or taken.before(id) is not None:
+                again[case.id] += 1
+                id = f"{case.id}#{again[case.id] + 1}"
             return replace(case, id=id, gold_seen=case.gold_seen or before.gold_seen or room.gold_seen)
 
         return self.book.table(self.plan.key("triage"), Case, map(kept, _several(chosen, Case, "cases")))

@@ -91,7 +91,7 @@ def gate(
     kept = level is None or p >= level
     served = next(r for r in reversed(reports) if r.kept)
     if proof.status == "unchanged":
-        why = "nothing to learn: the state is unchanged"
+        why = f"nothing to learn: the state is unchanged; {_nothing(tables)}"
     elif not kept:
         why = (
             f"rolled back: quiz {quiz.accuracy:.3f} against {best.quiz.accuracy:.3f} of round {best.number}, p={p:.2g}"
@@ -118,6 +118,22 @@ def gate(
         cost=cost,
         notes=notes,
     )
+
+
+def _nothing(tables: Tables) -> str:
+    """Why a round left the student as it was."""
+    if len(tables.examples):
+        return "its update changed nothing"
+    if not len(tables.answered):
+        return "nothing was asked"
+    if not len(tables.cases):
+        right = all(case.right for case in tables.answered)
+        return "all that was asked was right" if right else "triage picked no case"
+    if not len(tables.lessons):
+        return f"the teacher had nothing to say on any of {len(tables.cases)} cases"
+    if sound := sum(lesson.sound for lesson in tables.lessons):
+        return f"none of {sound} sound lessons became an example"
+    return f"none of {len(tables.lessons)} lessons was sound"
 
 
 def _marks(quiz: Sheet) -> Mapping[str, bool]:

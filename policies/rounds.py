@@ -3,6 +3,7 @@
 `next_round` is pure: from the method and the reports so far it makes the next plan, or `None` when there is none.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -53,10 +54,15 @@ class Rounds:
     def __post_init__(self) -> None:
         if self.times < 0:
             raise ValueError(f"`times` must not be negative, got {self.times}")
-        if self.rows < 1:
-            raise ValueError(f"`rows` must be at least 1, got {self.rows}")
+        for name in ("ask", "rows", "patience"):
+            if (n := getattr(self, name)) is not None and n < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {n}")
         if not 0 < self.new <= 1:
             raise ValueError(f"`new` is a share above 0 and at most 1, got {self.new}")
+        if not 0 < self.decay < math.inf:
+            raise ValueError(f"`decay` is a factor above 0, got {self.decay}")
+        if self.gate is not None and not 0 < self.gate < 1:
+            raise ValueError(f"`gate` is a level between 0 and 1, got {self.gate}")
         for name, words in (("start", ("previous", "base", "best")), ("reference", ("sft", "start", "base"))):
             value = str(getattr(self, name))
             if value not in words and not value.isdigit():
@@ -64,6 +70,8 @@ class Rounds:
             object.__setattr__(self, name, value)  # YAML reads a round's number as a number
         if unknown := set(self.fill) - {"earlier", "own"}:
             raise ValueError(f"`fill` takes `earlier` and `own`, got {sorted(unknown)}")
+        if wrong := {name: share for name, share in self.fill.items() if not 0 <= share < math.inf}:
+            raise ValueError(f"`fill` is shares of at least 0, got {wrong}")
 
     def words(self) -> str:
         """The schedule in words, for `tutorloop plan`."""

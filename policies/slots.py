@@ -20,6 +20,7 @@ Maybe: TypeAlias = T | Awaitable[T]
 Attempting = Callable[[Problem, Room], Maybe[Attempt | Sequence[Attempt]]]
 Verifier = Callable[[Case, Room], Maybe[Verdict | Sequence[Verdict] | None]]
 Teaching = Callable[[Case, Room], Maybe[str | Lesson | Sequence[str | Lesson] | None]]
+"""One that needs more of the teacher than text has an attribute `requires`, as a `Method` has."""
 Check = Callable[[Lesson, Room], Maybe[Verdict]]
 """Annotates, never drops."""
 

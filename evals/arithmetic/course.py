@@ -22,7 +22,7 @@ from ..records import Gold, Problem, user
 from .bugs import TEACHER_LACKS
 from .columns import solve
 from .profiles import draw_profile, profile
-from .skills import SKILLS, Side, anything, clean, draw, fresh
+from .skills import SKILLS, Side, anything, clean, draw, fresh, most
 from .working import why_wrong
 
 Need = tuple[str, tuple[str, ...]]
@@ -125,6 +125,9 @@ class _Maker:
         return lambda question: why_wrong(question, self.bugs) == reasons and clean(question, self.bugs)
 
     def sheet(self, pool: str, wanted: Sequence[tuple[Need, int]], where: Side) -> Sheet:
+        for (skill, _), n in wanted:  # first: looking for what there is not takes its time
+            if n > most(skill):
+                raise ValueError(f"`{pool}`: {n} problems of {skill}, of which there are {most(skill)}; ask for fewer")
         rng = Random(f"{self.seed} {pool}")
         rows: list[tuple[str, Need]] = []
         for need, n in wanted:

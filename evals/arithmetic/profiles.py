@@ -61,8 +61,16 @@ def shipped() -> Path:
 
 
 def profile(student: Path) -> tuple[str, ...]:
-    """The misconceptions that a student was trained to have, from the `provenance.json` beside its weights."""
-    found = json.loads((student / "provenance.json").read_text(encoding="utf-8"))["bugs"]
+    """The misconceptions that a student was trained to have, from the `provenance.json` beside its weights.
+
+    Raises:
+        ValueError: there is none that can be read, or it names one that is unknown.
+    """
+    path = student / "provenance.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["bugs"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path} does not say under `bugs` what this student gets wrong ({e}).") from None
     if unknown := sorted(set(found) - set(BUGS)):
         raise ValueError(f"`{student}` names the bug {unknown[0]!r}, which this version does not know")
     return tuple(found)

@@ -17,6 +17,7 @@ such problems in pre-training; the course does not ask them.
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from math import prod
 from random import Random
 from typing import Literal
 
@@ -167,6 +168,15 @@ def draw(skill: str, rng: Random) -> str:
     top = "".join(str(t) for t, _ in reversed(pairs))
     bottom = "".join(str(b) for _, b in reversed(pairs) if b is not None)
     return f"{top}{SKILLS[skill].sign}{bottom}"
+
+
+def most(skill: str) -> int:
+    """How many questions a skill has; a pool can have about a quarter of them (`side`, `unseen`).
+
+    >>> most("add-carry-two")
+    1260
+    """
+    return sum(prod(len(_KINDS[kind]) for kind in layout) for layout in SKILLS[skill].layouts)
 
 
 def fresh(
