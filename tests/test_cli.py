@@ -562,7 +562,7 @@ def test_the_policies_of_the_examples_teach(shell: Shell, policy: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["arithmetic.yaml", "scripted.yaml"])
-def test_the_experiments_of_the_examples_are_sound(shell: Shell, name: str) -> None:
-    planned = tutorloop.plan(ROOT / "examples" / name, [f"student.model={shell.folder / 'student'}"])
+def test_the_experiments_of_the_examples_are_sound(name: str) -> None:
+    planned = tutorloop.plan(ROOT / "examples" / name)
     assert planned.pools["practice"] == (700 if name == "arithmetic.yaml" else 300)
     assert planned.estimate.rounds == 5
