@@ -129,6 +129,8 @@ def launch(
             company.muster()
         book = Book.open(root, run=record["run"], seed=ready.experiment.seed, tick=tick)
         try:
+            if before != _before(root):  # looked at while another process was running in it
+                raise JournalError(f"{root} was in use by another process until now. Start again.")
             if before:
                 book.check()
                 _continues(root, before, record, ready)

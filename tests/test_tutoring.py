@@ -19,7 +19,7 @@ from tutorloop.evals.arithmetic import draw_profile
 from tutorloop.evals.files import DamagedFile
 from tutorloop.loops.config import ConfigError
 from tutorloop.loops.journal import Journal, JournalError, Tick, read_status
-from tutorloop.loops.launch import Interrupted, launch
+from tutorloop.loops.launch import Interrupted, Prepared, launch, prepare
 from tutorloop.policies.rounds import Report
 from tutorloop.tests.policies_for_tests import shapes, small
 
@@ -248,6 +248,25 @@ def test_a_folder_in_use_is_refused(home: Path, copy: Path) -> None:
     finally:
         journal.release()
     assert launch(small.experiment(home), copy).status == "finished"
+
+
+def test_of_two_that_start_in_one_folder_the_second_changes_nothing(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one is through when the second one, which has found an empty folder, gets the lock."""
+    told, root = small.experiment(home, rounds=0), tmp_path / "run"
+
+    def slowly(*args: Any, **named: Any) -> Prepared:
+        monkeypatch.undo()
+        launch(told, root)
+        left.append(small.tree(root))
+        return prepare(*args, **named)
+
+    left = list[str]()
+    monkeypatch.setattr("tutorloop.loops.launch.prepare", slowly)
+    with pytest.raises(JournalError, match="in use by another process until now"):
+        launch(told, root)
+    assert left == [small.tree(root)]
 
 
 def test_a_folder_with_something_else_in_it_is_refused(home: Path, tmp_path: Path) -> None:
