@@ -254,7 +254,7 @@ class ItemRoom:
         return self.round.course.holds(problem)
 
     def note(self, key: str, value: Json) -> None:
-        self.noted[key] = from_json(to_json(value))  # what cannot be written fails here, in the policy's hands
+        self.noted |= from_json(to_json({key: value}))  # what cannot be written fails here, in the policy's hands
 
     def train(self, examples: Sequence[Example], loss: str, *, start: State, reference: State | None = None) -> State:
         raise RuntimeError("only the `update` slot can train")

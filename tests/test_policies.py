@@ -18,7 +18,7 @@ import pytest
 from tutorloop.agents.roles import RoleDied
 from tutorloop.agents.room import BudgetSpent
 from tutorloop.evals.pools import SealedPool
-from tutorloop.evals.records import Failure, user
+from tutorloop.evals.records import Failure, Problem, user
 from tutorloop.evals.rows import Rows
 from tutorloop.loops.config import ConfigError
 from tutorloop.loops.launch import launch
@@ -217,6 +217,9 @@ BAD: list[tuple[Any, str]] = [
     (lambda case, room: room.teacher.ask("\ud83d"), "TypeError: Request: "),
     (lambda case, room: room.teacher.fill(prompt(case), Lesson), "the scripted teacher fills Diagnosis, Practice"),
     (lambda case, room: room.note("key", object()), "PydanticSerializationError: "),
+    (lambda case, room: room.note("\ud83d", 1), "surrogates not allowed"),
+    (lambda case, room: room.retry(Problem(id="half", messages=user("\ud83d"))), "TypeError: Request: "),
+    (returns(Lesson(problem=Problem(id="half", messages=user("\ud83d")))), "TypeError: Lesson: "),
     (lambda case, room: room.train([], "sft", start=room.plan.start), "RuntimeError: only the `update` slot can train"),
     (lambda case, room: room.retry(case, who="nobody"), "KeyError: 'nobody'"),
 ]

@@ -71,6 +71,7 @@ def test_a_sealed_pool_tells_its_name_its_size_and_what_a_teacher_may_not_write(
     assert course.holds(Problem(id="mine", messages=user("4 + 3"))) == "quiz"
     assert course.holds(Problem(id="exam-0", messages=user("77+78"))) == "", "the content counts, not the id"
     assert course.holds(Problem(id="mine", messages=user("1+2"))) == "", "practice is not sealed"
+    assert course.holds(Problem(id="mine", messages=user("half a character: \ud83d"))) == ""
 
 
 def test_printing_a_course_shows_no_problem(course: Course) -> None:
