@@ -79,12 +79,15 @@ def file_sources(course: CourseConfig, folder: Path) -> dict[str, str]:
     What a hub gives is not looked at again: the pools of a run that was begun lie in its folder.
 
     Raises:
-        ConfigError: a file is gone.
+        ConfigError: a file is not there.
     """
     found: dict[str, str] = {}
     for key in ("path", *POOLS):
-        if isinstance(file := getattr(course, key), str) and file:
-            found[file] = checksum(_there(file, f"course.{key}", folder)).sha256
+        if isinstance(name := getattr(course, key), str) and name:
+            path = folder / name
+            if not path.is_file():
+                raise ConfigError(f"`course.{key}` is {name!r}, and there is no file {path}.")
+            found[name] = checksum(path).sha256
     return found
 
 
@@ -120,7 +123,10 @@ _world = lru_cache(maxsize=2)(world)  # seconds; asked for when an experiment is
 def _rows(course: CourseConfig, seed: int, folder: Path) -> Data:
     sizes = {name: size for name in POOLS if isinstance(size := getattr(course, name), int)}
     files = {name: file for name in POOLS if isinstance(file := getattr(course, name), str)}
-    sources: dict[str, str] = {}
+    sources = file_sources(course, folder)
+    for name in sources:
+        if next(jsonl.rows_of(folder / name), None) is None:
+            raise ConfigError(f"{folder / name} has no rows; a pool needs at least one problem.")
     drawn: dict[str, Split] = {}
     if sizes:
         name, rows = _common(course, folder, sources)
@@ -129,7 +135,7 @@ def _rows(course: CourseConfig, seed: int, folder: Path) -> Data:
     elif course.path or course.hub:
         raise ConfigError("`course.path` and `course.hub` are for pools given as numbers; here each has its own file.")
     for pool, file in files.items():
-        drawn[pool] = _OwnFile(course=course, path=_file(file, f"course.{pool}", folder, sources), pool=pool)
+        drawn[pool] = _OwnFile(course=course, path=folder / file, pool=pool)
     return Data(splits={name: drawn[name] for name in POOLS}, sources=sources)
 
 
@@ -149,7 +155,7 @@ class _OwnFile:
 def _common(course: CourseConfig, folder: Path, sources: dict[str, str]) -> tuple[str, Iterable[Row]]:
     """Rows from which pools are drawn, and what they are called."""
     if course.path:
-        return course.path, jsonl.rows_of(_file(course.path, "course.path", folder, sources))
+        return course.path, jsonl.rows_of(folder / course.path)
     if course.hub:
         rows = gsm8k.from_hub(course.hub, split=course.split, revision=course.revision)
         sources[course.hub] = gsm8k.digest(rows)
@@ -159,21 +165,6 @@ def _common(course: CourseConfig, folder: Path, sources: dict[str, str]) -> tupl
         f"a course of kind {course.kind!r} needs rows: `course.path: rows.jsonl`{hub}, or for each of "
         f"{', '.join(POOLS)} a file in place of a number."
     )
-
-
-def _file(name: str, key: str, folder: Path, sources: dict[str, str]) -> Path:
-    path = _there(name, key, folder)
-    if next(jsonl.rows_of(path), None) is None:
-        raise ConfigError(f"`{key}`: {path} has no rows.")
-    sources[name] = checksum(path).sha256
-    return path
-
-
-def _there(name: str, key: str, folder: Path) -> Path:
-    path = folder / name
-    if not path.is_file():
-        raise ConfigError(f"`{key}` is {name!r}, and there is no file {path}.")
-    return path
 
 
 def _problems(course: CourseConfig, rows: Iterable[Row], pool: str) -> Iterator[Asked]:

@@ -115,7 +115,7 @@ BAD: dict[str, Bad] = {
         quiz=sums(70, 3),
         exam=[*sums(50, 3), {**GOLD, "question": "25+17"}],
     ),
-    "no practice": own("`course.practice`: ... practice.jsonl has no rows", practice=[]),
+    "no practice": own("practice.jsonl has no rows; a pool needs at least one problem", practice=[]),
     "only empty lines": own("practice.jsonl has no rows", practice=["", " ", ""]),
     "practice of none": plain("`course.practice` must be at least 1 problem, got 0", "course.practice=0"),
     "more practice than there is": plain(
