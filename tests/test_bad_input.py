@@ -379,7 +379,7 @@ def policy(case, room):
     return Lesson(text=said + {odd!r}, target=said, about={odd!r}, act={odd!r})
 
 def triage(cases, room):
-    return [*cases, *cases]
+    return [*cases[:1], *cases, *cases]
 """
 
 
@@ -402,7 +402,7 @@ def test_any_character_goes_through_every_place_that_takes_text(shell: Shell) ->
     told = {
         "student": {"engine": "scripted", "model": name},
         "placement": "local",
-        "rounds": 1,
+        "rounds": 2,
         "course": {"kind": "jsonl", "practice": "p.jsonl", "quiz": "q.jsonl", "exam": f"{name}.jsonl"},
         "teacher": {"policy": f"{name}.py:policy", "options": {ODD: ODD}},
         "triage": f"{name}.py:triage",
@@ -420,8 +420,9 @@ def test_any_character_goes_through_every_place_that_takes_text(shell: Shell) ->
         assert shown.code == 0 and all(line.isprintable() for line in shown.out.splitlines())
         assert shell("show", command[-1], id, "--json").json["problem"] == id
     root = shell.folder / name / f"{name}-run"
-    cases = [c.id for c in small.table(root, "1/triage")]
-    assert len(set(cases)) == len(cases) == 28 and f"{ids[0]}#3" in cases, "`#2` was somebody's own"
+    cases = {c.id: c.problem.id for c in small.table(root, "1/triage")}
+    assert len(cases) == 29 and cases[ids[1]] == ids[1], "`#2` is somebody's own"
+    assert cases[f"{ids[0]}#3"] == cases[f"{ids[0]}#4"] == ids[0]
     assert small.report(root, 1).notes[ODD] == {"{}": ODD}
     assert shell("runs", name, "--json").json[0]["status"] == "finished"
     assert all(line.isprintable() for line in shell("runs", name).out.splitlines())
