@@ -173,8 +173,12 @@ class ItemRoom:
         except RuntimeError:
             self.loop = None  # a slot that asks nobody
 
-    @cached_property
+    @property
     def rng(self) -> Random:
+        return self._rng
+
+    @cached_property
+    def _rng(self) -> Random:
         return Random(f"{self.round.run_seed}/{self.plan.key(self.slot)}/{self.item}")
 
     @property

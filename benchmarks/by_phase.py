@@ -62,12 +62,14 @@ class Phase:
 
     def sft(self) -> None:
         with self.record("imports"):
-            from trl import SFTConfig, SFTTrainer
+            from trl.trainer.sft_config import SFTConfig
+            from trl.trainer.sft_trainer import SFTTrainer
         self._train(SFTTrainer, SFTConfig, self.task["student"], "sft")
 
     def dpo(self) -> None:
         with self.record("imports"):
-            from trl import DPOConfig, DPOTrainer
+            from trl.trainer.dpo_config import DPOConfig
+            from trl.trainer.dpo_trainer import DPOTrainer
         self._train(DPOTrainer, DPOConfig, str(self.folder / "sft"), "dpo")
 
     def evaluate(self) -> None:

@@ -285,6 +285,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables there as well")
     chosen = parser.parse_args()
+    first = [way for way in chosen.ways if way != "phases"]
+    if not first:
+        parser.error("`phases` does again what one of the other ways has done; name one of them too")
     experiment = HERE.parent / "examples" / ("scripted.yaml" if chosen.quick else "arithmetic.yaml")
     rounds, problems, rows, quiz = chosen.rounds, chosen.problems, chosen.rows, 300
     if chosen.quick:
@@ -307,11 +310,11 @@ def main() -> None:
     }
     where, found = machine("torch", "transformers", "trl", "peft", "ray"), dict[str, Sequence[Round]]()
     with tempfile.TemporaryDirectory() as scratch:
-        for placement in [way for way in chosen.ways if way != "phases"]:
+        for placement in first:
             report, found[placement] = ours(experiment, settings, placement, Path(scratch) / placement)
-        if "phases" in chosen.ways:
-            phases = [p for p in PHASES if p not in ("sft", "dpo")] if chosen.quick else PHASES
-            found["phases"] = by_phase(task, phases, report, Path(scratch) / "phases")
+            if placement == first[-1] and "phases" in chosen.ways:
+                phases = [p for p in PHASES if p not in ("sft", "dpo")] if chosen.quick else PHASES
+                found["phases"] = by_phase(task, phases, report, Path(scratch) / "phases")
     size = f"{problems} practice problems, {rows} rows, a quiz of {quiz}, {rounds} rounds, on the {chosen.device}."
     text = document(found, where, size)
     print(text)

@@ -34,6 +34,7 @@ from tutorloop.agents.weights import ADAPTER_FILE
 from tutorloop.evals.records import State
 from tutorloop.evals.rows import Table
 from tutorloop.loops.config import changed
+from tutorloop.loops.documents import run_record
 from tutorloop.loops.journal import Tick, read_status
 from tutorloop.policies.records import Marked
 
@@ -425,7 +426,7 @@ def folder(root: Path, number: int) -> Path:
 def said(root: Path, number: int) -> list[tuple[str, tuple[float, ...]]]:
     """What the student wrote in a round's quiz, and how sure it was of each token."""
     (sheet,) = root.glob(f"rows/sheets/quiz/student-r{number:04d}-*")
-    rows = Table(root, str(sheet.relative_to(root)), Marked).rows()
+    rows = Table(root, str(sheet.relative_to(root)), Marked, run=run_record(root)["run"]).rows()
     return [(row.attempt.text, row.attempt.logprobs) for row in rows]
 
 
