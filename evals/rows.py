@@ -153,11 +153,13 @@ class Table(Generic[T]):
         self.root, self.folder, self.of = root, folder, of
         self.n = self.failed = self.parts = 0
         self.beside: list[Any] = []
-        """Of each part."""
+        """Of each part that was there."""
         self._digest = hashlib.sha256()
         self._list = Lines(root / folder / LIST, folder, run)
         for line in self._list.read():
-            self._count(_part(line))
+            part = _part(line)
+            self.beside.append(part.beside)
+            self._count(part)
 
     def add(self, records: Sequence[T], failures: Sequence[Failure] = (), beside: Any = None) -> None:
         """Write the next shard, so that it is there whole, or not at all.
@@ -171,7 +173,6 @@ class Table(Generic[T]):
 
     def _count(self, part: Part) -> None:
         self.n, self.failed, self.parts = self.n + part.n, self.failed + part.failed, self.parts + 1
-        self.beside.append(part.beside)
         self._digest.update(part.digest.encode())
 
     def rows(self) -> Rows[T]:
@@ -248,29 +249,36 @@ def _name(index: int) -> str:
 
 
 class _List:
-    """The parts of a table, decoded one by one: as objects they would take more room than many a table's rows."""
+    """The parts of a table, read one by one: at hand they would take more room than many a table's rows."""
 
     def __init__(self, path: Path, rows: Rows[Any]) -> None:
+        self.path, self.starts, total = path, array("Q", [0]), hashlib.sha256()
         try:
-            self.text = path.read_bytes()
+            with path.open("rb") as f:
+                self.ends = array("Q", [len(f.readline())])
+                for line in islice(f, rows.parts):
+                    part = self._told(line)
+                    self.ends.append(self.ends[-1] + len(line))
+                    self.starts.append(self.starts[-1] + part.n)
+                    total.update(part.digest.encode())
         except FileNotFoundError:
             raise DamagedFile(f"{path} is missing; it listed {rows.parts} parts. {REMEDY}") from None
-        damaged = DamagedFile(f"{path} is not the list that was written. {REMEDY}")
-        head, *lines = self.text.splitlines(keepends=True)[: rows.parts + 1] or [b""]
-        self.ends, self.starts, total = array("Q", [len(head)]), array("Q", [0]), hashlib.sha256()
-        try:
-            for line in lines:
-                part = _part(line_told(line))
-                self.ends.append(self.ends[-1] + len(line))
-                self.starts.append(self.starts[-1] + part.n)
-                total.update(part.digest.encode())
-        except (ValueError, TypeError):
-            raise damaged from None
         if total.hexdigest() != rows.digest:
-            raise damaged
+            raise self._damaged()
 
     def __getitem__(self, index: int) -> Part:
-        return _part(line_told(self.text[self.ends[index] : self.ends[index + 1]]))
+        with self.path.open("rb") as f:
+            f.seek(self.ends[index])
+            return self._told(f.readline())
+
+    def _told(self, line: bytes) -> Part:
+        try:
+            return _part(line_told(line))
+        except (ValueError, TypeError):
+            raise self._damaged() from None
+
+    def _damaged(self) -> DamagedFile:
+        return DamagedFile(f"{self.path} is not the list that was written. {REMEDY}")
 
 
 def _part(line: Sequence[Any]) -> Part:
