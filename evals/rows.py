@@ -212,7 +212,7 @@ class where(Sequence[T]):
 
     def __init__(self, rows: Sequence[T], predicate: Callable[[T], bool]) -> None:
         self.rows = rows
-        self.at = array("Q", (i for i, row in enumerate(rows) if predicate(row)))
+        self.at = array("I", (i for i, row in enumerate(rows) if predicate(row)))
 
     def __len__(self) -> int:
         return len(self.at)

@@ -44,6 +44,8 @@ class Entry:
 _ENTRIES = TypeAdapter(list[Entry])
 _RUN = b"run"
 """Where a Parquet file says whose it is."""
+GROUP = 1024
+"""Asks that are written at once: what a million of them need in memory."""
 
 
 class Asks:
@@ -126,7 +128,7 @@ class Asks:
         )
         found = by_key.execute("select * from entry order by key, item")
         with atomic(whole) as part, pq.ParquetWriter(part, schema, compression="zstd") as parquet:
-            while rows := found.fetchmany(10_000):
+            while rows := found.fetchmany(GROUP):
                 columns = {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
                 columns["reused"] = list(map(bool, columns["reused"]))
                 parquet.write_table(pa.Table.from_pydict(columns, schema=schema))

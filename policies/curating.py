@@ -68,7 +68,7 @@ def fill(
     rehearsal: list[Example] = []
     for name, part in shares.items():
         found, example = sources[name]
-        order = array("Q", range(found))  # there may be a million, of which a few are drawn
+        order = array("I", range(found))  # there may be a million, of which a few are drawn
         rng.shuffle(order)
         rehearsal += map(example, islice(cycle(order), round(left * part / total) if total else 0))
     filled = kept + rehearsal[:left]

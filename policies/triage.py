@@ -39,7 +39,7 @@ def taking_turns(
     >>> "".join(taking_turns("aaaabbc", str, Random(0), most=lambda name: 3))
     'abcaba'
     """
-    groups: dict[str, array[int]] = defaultdict(lambda: array("Q"))  # where in `rows`: there may be a million
+    groups: dict[str, array[int]] = defaultdict(lambda: array("I"))  # where in `rows`: there may be a million
     for at, row in enumerate(rows):
         groups[group(row)].append(at)
     for places in groups.values():
