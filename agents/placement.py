@@ -6,7 +6,8 @@
 
 Actors are never restarted by Ray: it would answer with a fresh object and say nothing. A dead or hung role is an
 exception here, and `restart` is the driver's decision. Each process logs to `<run>/logs/<role>.log`, where a crash or
-a hang leaves its traceback, and dies with the process that started it; no actor is detached.
+a hang leaves its traceback, and dies with the process that started it; no actor is detached. When one of Ray's own
+servers dies the run ends (`RayDied`): a client of Ray notices late, or never, and then ends the driver without a word.
 
 Not covered: training on several devices; a local Ray on Windows.
 """
@@ -29,6 +30,7 @@ from typing import Any, cast
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a role without GPUs sees none
 
+import psutil
 import ray
 from ray import exceptions as failed
 
@@ -44,7 +46,18 @@ PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 OF_THE_HUB = ("HF_TOKEN", "HTTPS_PROXY", "https_proxy")
 """The same for a role whose model lies on the Hugging Face hub, and may be gated; these may be secrets."""
 
+SERVERS = ("gcs_server", "raylet")
+"""Ray's own processes that a run cannot do without. (A raylet ends itself when one of its two agents has died.)"""
+GLANCE = 1.0
+"""Seconds of waiting after which one looks whether they are still there."""
+
 _claims: list[leftovers.Claim] = []
+_servers: dict[str, int] = {}
+"""Process ids of those that were started here."""
+
+
+class RayDied(RuntimeError):
+    """Ray itself is gone, and every role with it or soon. The run goes on with another Ray: the same command."""
 
 
 def start(
@@ -84,6 +97,7 @@ def start(
                     _temp_dir=str(_claims[-1].room),  # sockets of this run, for this user
                     **quiet,
                 )
+            _servers.update((p.name(), p.pid) for p in psutil.Process().children() if p.name() in SERVERS)
             node = ray.util.get_node_ip_address()
             if node != "127.0.0.1":
                 stop()
@@ -100,6 +114,7 @@ def start(
 
 def stop() -> None:
     """Shut Ray down and remove what it left in the temporary folder."""
+    _servers.clear()
     ray.shutdown()
     while _claims:
         _claims.pop().release()
@@ -164,6 +179,7 @@ class Actor:
                 _end(pid)  # one that is stopped, or stuck in C, would not hear Ray
 
     def _start(self) -> None:
+        _ray_lives()
         remote: Any = ray.remote(Holder)
         from_hub = self.spec.model and not Path(self.spec.model).expanduser().exists()
         passed = (*PASSED_ON, *OF_THE_HUB) if from_hub else PASSED_ON
@@ -181,14 +197,15 @@ class Actor:
 
     def _wait(self, answer: Any, method: str) -> Any:
         try:
-            return ray.get(answer, timeout=self.spec.deadline)
+            return _answer(answer, self.spec.deadline)
         except failed.GetTimeoutError:
+            why = " A signal had stopped it." if self._awake() else ""
             self.close()
             where = self._left("It hung here:")
             if method == "start":
                 where = f" It had no process yet; Ray has {ray.available_resources()} free."
             raise RoleHung(
-                f"{self.name} did not answer `{method}` within {self.spec.deadline:g} s and was ended.{where}"
+                f"{self.name} did not answer `{method}` within {self.spec.deadline:g} s and was ended.{why}{where}"
             ) from None
         except failed.RayTaskError as e:
             if isinstance(e.cause, Exception):
@@ -201,6 +218,18 @@ class Actor:
                 f"{self.name} (pid {pid or 'unknown'}) died in `{method}`. Ray says: {detail.strip()}"
                 + self._left("Its last words:")
             ) from None
+
+    def _awake(self) -> bool:
+        """Let a process that was stopped go on for a moment, so that it writes where it is; whether it was stopped."""
+        if not self.pid or self._host != socket.gethostname() or _status(self.pid) != psutil.STATUS_STOPPED:
+            return False
+        written = self.log.stat().st_size
+        os.kill(self.pid, signal.SIGCONT)
+        for _ in range(20):
+            if self.log.stat().st_size > written:
+                break
+            time.sleep(0.05)
+        return True
 
     def _left(self, title: str) -> str:
         """What this incarnation wrote to its log, the end of it."""
@@ -251,6 +280,43 @@ class Holder:
             raise
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+
+def _answer(answer: Any, deadline: float) -> Any:
+    """What Ray's reference comes to.
+
+    Raises:
+        RayDied: Ray is gone.
+    """
+    end = time.monotonic() + deadline
+    while True:
+        try:
+            return ray.get(answer, timeout=max(0.0, min(GLANCE, end - time.monotonic())))
+        except failed.GetTimeoutError:
+            _ray_lives()
+            if time.monotonic() >= end:
+                raise
+        except failed.RayActorError:
+            _ray_lives()
+            raise
+
+
+def _ray_lives() -> None:
+    """
+    Raises:
+        RayDied: one of the servers that were started here has ended.
+    """
+    for name, pid in _servers.items():
+        if _status(pid) in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            raise RayDied(f"the {name} of this run's Ray (pid {pid}) has died, and Ray cannot go on without it.")
+
+
+def _status(pid: int) -> str:
+    """Of a process: `running`, `stopped` ...; `dead`, too, when there is none."""
+    try:
+        return str(psutil.Process(pid).status())
+    except psutil.NoSuchProcess:
+        return str(psutil.STATUS_DEAD)
 
 
 def _enough_gpus(specs: Iterable[RoleSpec]) -> None:
