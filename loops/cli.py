@@ -5,6 +5,7 @@ command or the machine; 3 stopped, by the budget or by failures; 130 and 143 pau
 """
 
 import errno
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -28,8 +29,14 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for programs.")]
 
-FULL = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""What keeps a run from being written that is nobody's bug."""
+CURES = {
+    errno.ENOSPC: "Free some space there",
+    errno.EDQUOT: "Free some of your quota there",
+    errno.EROFS: "Make it writable",
+    errno.EACCES: "Gain access to it",
+    errno.EPERM: "Gain access to it",
+}
+"""What to do about errors that keep a run from being written, and are nobody's bug."""
 
 
 def _version(wanted: bool) -> None:
@@ -206,7 +213,11 @@ def _told(root: Path | None = None) -> Iterator[None]:
         _say(f"tutorloop: {' '.join(redacted(str(e)).split())}")
         raise typer.Exit(2) from None
     except Exception as e:
-        if isinstance(e, OSError) and (e.errno in FULL or (root and not (root / "run.json").exists())):
+        if isinstance(e, OSError) and e.errno in CURES:
+            where = e.filename or root or Path.cwd()
+            _say(f"tutorloop: {os.strerror(e.errno)}: {where}. {CURES[e.errno]}; the same command goes on from here.")
+            raise typer.Exit(2) from None
+        if isinstance(e, OSError) and root and not (root / "run.json").exists():
             _say(f"tutorloop: {e}")
             raise typer.Exit(2) from None
         if root is None or not (log := _log(root)):

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -159,7 +159,8 @@ def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: "_Compa
         book.settle("stopped", str(e))
         raise
     except BaseException as e:
-        book.settle("failed", f"{type(e).__name__}: {e}")
+        with suppress(OSError):  # the disk may be what failed
+            book.settle("failed", f"{type(e).__name__}: {e}")
         raise
 
 
