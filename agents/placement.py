@@ -290,10 +290,10 @@ def _answer(answer: Any, deadline: float) -> Any:
     """
     end = time.monotonic() + deadline
     while True:
+        _ray_lives()
         try:
             return ray.get(answer, timeout=max(0.0, min(GLANCE, end - time.monotonic())))
         except failed.GetTimeoutError:
-            _ray_lives()
             if time.monotonic() >= end:
                 raise
         except failed.RayActorError:
