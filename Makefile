@@ -1,11 +1,12 @@
 # `make demo` and `make test` do all the set-up themselves, in .venv of this checkout.
 PYTHON ?= python3.11
 BIN := .venv/bin
+KILLS := build/kills.jsonl
 
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-slow lint bench student clean
+.PHONY: setup demo test test-slow test-kill lint bench student clean
 
 setup: .venv/.ready
 
@@ -21,11 +22,17 @@ demo: setup
 	$(BIN)/tutorloop run examples/arithmetic.yaml --run-dir runs/arithmetic
 
 test: setup
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -m "not slow and not kill and not gpu"
 
 # Minutes: rebuilds the shipped student, kills real trainings, runs whole experiments on the real student.
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+# The chaos grid: kills everybody in every phase, and at random moments; KILL_SEED=1 throws the dice anew.
+test-kill: setup
+	mkdir -p $(dir $(KILLS)) && rm -f $(KILLS)
+	KILL_ROWS=$(KILLS) $(BIN)/pytest -m kill
+	$(BIN)/python -m tutorloop.tests.chaos.table $(KILLS)
 
 # `make bench-overhead` runs one. What they find is written beside them. Minutes each; `scale` an hour.
 BENCHMARKS := overhead journal scale

@@ -20,6 +20,7 @@ MODULES = [
     for path in sorted((ROOT / folder).glob("*.py"))
     if path.stem != "__init__"
 ]
+MODULES += ["tutorloop.tests.chaos.start", "tutorloop.tests.chaos.table"]
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tutorloop.__main__ import main
-from tutorloop.agents.hosts import InProcess
 from tutorloop.loops.journal import Journal, Tick
+from tutorloop.loops.launch import launch
 from tutorloop.tests.chaos import faults
 from tutorloop.tests.chaos.announcing import Announcer, announced
 
@@ -69,18 +69,9 @@ def announce_writes(announce: Announcer, run: Path) -> None:
 
 
 def announce_roles() -> None:
-    factory = partial(announced, address=SOCKET, fault=FAULT)
-
-    def with_factory(init: Callable[..., None]) -> Callable[..., None]:
-        return lambda host, *args, **named: init(host, *args, **{"factory": factory, **named})
-
-    hosts: list[type[Any]] = [InProcess]
-    if "placement=local" not in sys.argv:
-        from tutorloop.agents.placement import Actor
-
-        hosts.append(Actor)
-    for host in hosts:
-        swap(host, "__init__", with_factory(host.__init__))
+    defaults = launch.__kwdefaults__
+    assert defaults and "factory" in defaults
+    defaults["factory"] = partial(announced, address=SOCKET, fault=FAULT)
 
 
 if __name__ == "__main__":

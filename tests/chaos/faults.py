@@ -1,8 +1,8 @@
 """One protection of the product, switched off: with it the grid must fail, or the grid shows nothing.
 
-    rename       a file is written where it will stand, not beside it and renamed when it is whole
-    incarnation  who was started again is taken for who had proven a state, and answers as the base
-    handshake    a server takes every state for the one that was trained
+rename       a file is written where it will stand, not beside it and renamed when it is whole
+incarnation  who was started again is taken for who had proven a state, and answers as the base
+handshake    a server takes every state for the one that was trained
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def plant(fault: str) -> None:
 
 
 def rename() -> None:
-    from tutorloop.evals.rows import atomic
+    from tutorloop.evals.files import atomic
 
     def enter(self: atomic) -> Path:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,8 +32,8 @@ def rename() -> None:
 
 
 def incarnation() -> None:
-    from tutorloop.agents.placement import Actor
     from tutorloop.agents.scripted import ScriptedStudent
+    from tutorloop.agents.seats import Replica
 
     class Base(dict[str, Any]):
         """What is proven: everything, and what was not is the base."""
@@ -44,22 +44,23 @@ def incarnation() -> None:
         def __missing__(self, name: str) -> tuple[str, ...]:
             return ()
 
-    init, call = ScriptedStudent.__init__, Actor.call
-    proven: set[tuple[str, str]] = set()
+    init, surviving = ScriptedStudent.__init__, Replica.surviving
 
     def forgetful(self: ScriptedStudent, *args: Any) -> None:
         init(self, *args)
         self.proven = Base()
 
-    def trusting(actor: Actor, method: str, *args: Any) -> Any:
-        if method == "prove":
-            if (actor.name, args[0].state.name) in proven:
-                return 0.0
-            proven.add((actor.name, args[0].state.name))
-        return call(actor, method, *args)
+    def trusting(self: Replica, ask: Callable[[], Any]) -> Any:
+        known = self.proven
+
+        def asked() -> Any:
+            self.proven |= known
+            return ask()
+
+        return surviving(self, asked)
 
     swap(ScriptedStudent, "__init__", forgetful)
-    swap(Actor, "call", trusting)
+    swap(Replica, "surviving", trusting)
 
 
 def handshake() -> None:

@@ -1,255 +1,39 @@
-"""Runs a user's command, hears where it is (`announcing.py`), and ends whom a test planned at the moment that it planned.
+"""A user's command, disturbed and given again until it ends, and what it must come to.
 
-    lab = Lab(folder, told)                    an experiment, undisturbed once: what every other run must come to
-    run = lab.run("driver")                    a folder of its own
-    run.lost("driver", "teach")                started, and its driver killed while it teaches
-    run.finish()                               the same command: same states and transcripts, nothing paid twice, no orphan
+    lab = Lab(folder, told, "scripted, Ray")  an experiment, undisturbed once: what every other run must come to
+    run = lab.run("driver")                   a folder of its own
+    run.each_phase("driver")                  the same command again and again, its driver killed in every phase
+    run.finish()                              and to its end: same states and transcripts, nothing paid twice, no orphan
 
-Nothing waits for time to pass: an announcer stands still until it is answered. No test by itself.
+No test by itself.
 """
 
 import json
 import os
 import random
-import select
 import signal
-import socket
-import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Timer
 from typing import Any
 
+from tutorloop.loops.config import changed
 from tutorloop.loops.journal import read_status
+from tutorloop.tests.chaos.processes import alive, born, everybody, gone, running
+from tutorloop.tests.chaos.start import DAEMONS, PHASES, ROLES, Moment, Once, Plan, Reply, Start, nothing, strike
 from tutorloop.tests.policies_for_tests import small
 
-PHASES = {
-    "begin": "0",
-    "final/0": "final/0",
-    **{verb: f"1/{verb}" for verb in ("select", "attempt", "verify", "triage", "teach", "check", "curate")},
-    "train sft": "1/train-1-sft",
-    "train dpo": "1/train-2-dpo",
-    "update": "1/update",
-    "publish": "1/publish",
-    "quiz": "1/quiz",
-    "gate": "1/gate",
-    "final": "final/",
-}
-"""Every step of the cycle, and the first one that is so called. (`update`: when its trainings are on record.)"""
-ROLES = ("student", "learner", "teacher", "evaluator")
-DAEMONS = {
-    "gcs_server": "gcs_server",
-    "raylet": "raylet/raylet",
-    "dashboard agent": "ray::DashboardAgent",
-    "runtime env agent": "ray::RuntimeEnvAgent",
-}
-"""Ray's own processes below a driver, by what stands in their command line."""
-HANGS = 240.0
-"""Seconds without a word after which a run hangs. Nothing but that is measured by it."""
-
-Reply = dict[str, Any] | None
-"""What an announcer is to do (`announcing.obey`); `None`: it never hears an answer."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Somebody's announcement, while it stands still."""
-
-    who: str
-    pid: int
-    event: str
-    asks: list[str]
-    step: str
-    """The innermost that has begun and is not on record; empty before the first."""
-    nth: int
-    """How many announcements of this start came before it in this step."""
-    at: float
-
-    @property
-    def phase(self) -> str:
-        return phase(self.step)
-
-
-def phase(step: str) -> str:
-    """
-    >>> [phase(step) for step in ("0", "final/0", "final/3", "2/train-2-dpo", "2/teach")]
-    ['begin', 'final/0', 'final', 'train dpo', 'teach']
-    """
-    number, _, verb = step.rpartition("/")
-    if number == "final":
-        return step if verb == "0" else number
-    if verb.startswith("train-"):
-        return f"train {verb.rpartition('-')[2]}"
-    return "begin" if step == "0" else verb
-
-
-Plan = Callable[["Start", Moment], Reply]
-
-
-def nothing(start: "Start", moment: Moment) -> Reply:
-    return {}
-
-
-class Start:
-    """One start of the command, watched to its end."""
-
-    def __init__(self, command: list[str], environment: Mapping[str, str], plan: Plan, log: Path, run: Path) -> None:
-        self.plan, self.log, self.run = plan, log, run
-        self.moments: list[Moment] = []
-        self.family: dict[int, str] = {}
-        """Every process below the driver that was ever seen: its id, and when it was started."""
-        self.roles: dict[str, list[Moment]] = {}
-        """What each role's present process has announced."""
-        self._unanswered: list[socket.socket] = []
-        self._steps: list[str] = []
-        self._counts: Counter[str] = Counter()
-        with TemporaryDirectory(dir="/tmp", prefix="c-") as folder, socket.socket(socket.AF_UNIX) as line:
-            line.bind(f"{folder}/socket")
-            line.listen(64)
-            said = log.open("wb")
-            self.begun = time.monotonic()
-            self.process = subprocess.Popen(
-                command,
-                env={**environment, "CHAOS_SOCKET": f"{folder}/socket"},
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                cwd=folder,
-                start_new_session=True,
-            )
-            try:
-                self._listen(line)
-            finally:
-                said.close()
-                with suppress(ProcessLookupError):
-                    self.process.kill()
-                self.code = self.process.wait()
-                self.ended = time.monotonic()
-
-    def _listen(self, line: socket.socket) -> None:
-        end = os.pidfd_open(self.process.pid)
-        poll = select.poll()
-        for descriptor in (line.fileno(), end):
-            poll.register(descriptor, select.POLLIN)
-        try:
-            while True:
-                heard = {descriptor for descriptor, _ in poll.poll(HANGS * 1000)}
-                assert heard, f"it hangs after {self.moments[-1:]}\n{self.said}"
-                if line.fileno() in heard:
-                    self._answer(line.accept()[0])
-                elif end in heard:
-                    return
-        finally:
-            os.close(end)
-
-    def _answer(self, announcer: socket.socket) -> None:
-        told = json.loads(announcer.makefile().readline() or "null")
-        reply = self.plan(self, self._moment(told)) if told else {}
-        if reply is None:
-            self._unanswered.append(announcer)
-            return
-        with announcer, suppress(ConnectionError):  # whoever announced this may be dead by now
-            announcer.sendall(json.dumps(reply).encode() + b"\n")
-
-    def _moment(self, told: dict[str, Any]) -> Moment:
-        kind, _, name = told["event"].partition(" ")
-        if kind == "begin":
-            self._steps.append(name)
-        if kind in ("begin", "end"):
-            self.family |= descendants(self.process.pid)
-        step = self._steps[-1] if self._steps else ""
-        moment = Moment(
-            who=told["who"],
-            pid=told["pid"],
-            event=told["event"],
-            asks=told.get("asks", []),
-            step=step,
-            nth=self._counts[step],
-            at=time.monotonic(),
-        )
-        if kind == "end" and name == step:
-            self._steps.pop()
-        self._counts[step] += 1
-        self.moments.append(moment)
-        if moment.who != "driver":
-            here = self.roles.setdefault(moment.who, [])
-            if here and here[-1].pid != moment.pid:
-                here.clear()
-            here.append(moment)
-        return moment
-
-    # ---- what a plan may do
-
-    def pid(self, victim: str) -> int:
-        """Of a victim that lives; 0: there is none."""
-        if victim == "driver":
-            return self.process.pid
-        if victim in ROLES:
-            said = self.roles.get(victim)
-            return said[-1].pid if said and alive(said[-1].pid) else 0
-        self.family |= descendants(self.process.pid)
-        return next((p for p in self.family if alive(p) and DAEMONS[victim] in running(p)), 0)
-
-    def settled(self, role: str) -> bool:
-        """Whether the role's process has done something that is through: the call that it was started for is."""
-        said = self.roles.get(role)
-        last = [m.at for m in self.moments if m.who == "driver"][-1:]
-        return bool(said and last and said[0].at < last[0])
-
-    def strike(self, victim: str, number: signal.Signals = signal.SIGKILL) -> None:
-        pid = self.pid(victim)
-        assert pid, f"there is no {victim} to kill in {self.moments[-1]}"
-        self.family |= descendants(self.process.pid)
-        os.kill(pid, number)
-        if number == signal.SIGKILL:
-            gone([pid])
-
-    # ---- what came of it
-
-    @property
-    def said(self) -> str:
-        """On standard error."""
-        return self.log.read_text(errors="replace")
-
-    @property
-    def paid(self) -> Counter[str]:
-        """What the teacher was asked, by its own word."""
-        return Counter(ask for m in self.moments if m.who == "teacher" for ask in m.asks)
-
-    def progress(self, since: float) -> float | None:
-        """When something new came on record."""
-        new = ("sync rows/", "sync steps/", "sync proofs/")
-        return next((m.at for m in self.moments if m.at > since and m.event.startswith(new)), None)
-
-
-When = Callable[["Start", Moment], bool]
-
-
-@dataclass
-class Once:
-    """Does something at a moment, once."""
-
-    when: When
-    do: Plan
-    hit: Moment | None = None
-
-    def __call__(self, start: Start, moment: Moment) -> Reply:
-        if self.hit is not None or not self.when(start, moment):
-            return {}
-        self.hit = moment
-        return self.do(start, moment)
-
-
-def strike(victim: str, number: signal.Signals = signal.SIGKILL) -> Plan:
-    def do(start: Start, moment: Moment) -> Reply:
-        start.strike(victim, number)
-        return {}
-
-    return do
+WINDOW = 64
+"""Asks in one wave: what may be in flight when somebody dies."""
+LATE = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Agents of a raylet that was killed: they try for a minute to tell Ray's server of it, dead or not, and then end."""
+MISSED = (0.0, 0.05)
+"""Seconds after an announcement at which a random kill falls."""
 
 
 @dataclass
@@ -265,6 +49,7 @@ class Lab:
     """A file for what was measured."""
     reference: "Lab | None" = None
     """The same experiment in another world; else it is run here."""
+    runs: "list[Run]" = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -275,36 +60,32 @@ class Lab:
             self.start = run.start()
             assert self.start.code == 0, self.start.said
             self.left, self.paid = left(run.root), self.start.paid
-            run.no_orphans()
         else:
             self.start, self.left, self.paid = self.reference.start, self.reference.left, self.reference.paid
 
     def run(self, name: str, *overrides: str, fault: str = "", root: Path | None = None) -> "Run":
-        return Run(self, root or self.folder / name, (*self.overrides, *overrides), fault)
+        self.runs.append(Run(self, name, root or self.folder / name, (*self.overrides, *overrides), fault))
+        return self.runs[-1]
 
     def close(self) -> None:
+        """When nobody is left."""
+        for run in self.runs:
+            run.no_orphans(seconds=90)
         self.ray.cleanup()
 
-    def tell(self, victim: str, where: str, seconds: float | None) -> None:
-        """For the table: what a loss has cost; `None`: nobody missed the victim any more."""
+    def tell(self, **measured: Any) -> None:
+        """A row for the tables of `docs/chaos.md`."""
         if self.rows:
-            row = {"world": self.world, "victim": victim, "phase": where, "seconds": seconds and round(seconds, 2)}
             with self.rows.open("a") as f:
-                f.write(json.dumps(row) + "\n")
+                f.write(json.dumps({"world": self.world, **measured}) + "\n")
 
-    def moment(self, victim: str, where: str) -> When:
-        """When to kill a victim in a phase: in a call of its own if it has one there, else in the midst."""
-        step = PHASES[where]
-        here = [m for m in self.start.moments if phase(m.step) == where and m.step.startswith(step)]
-        assert here, f"nobody announced {where}"
-        calls = [m for m in here if m.who != "driver"]
-        own = [m for m in calls if m.who == victim]
-        m = middle(own or (calls if victim in DAEMONS else []) or here)
-        return lambda start, now: now.step == m.step and now.nth >= m.nth and (not own or now.who == victim)
-
-
-def middle(of: list[Moment]) -> Moment:
-    return of[len(of) // 2]
+    def ripe(self, victim: str, moment: Moment) -> bool:
+        """Half way through a phase's calls (its own, if the victim is a role); else when half of a file is written."""
+        hurt = (victim,) if victim in ROLES else ROLES
+        calls = [m.event for m in self.start.moments if m.phase == moment.phase and m.who in hurt]
+        if calls:
+            return moment.who in hurt and moment.event == calls[len(calls) // 2]
+        return moment.event.startswith("torn")
 
 
 @dataclass
@@ -312,49 +93,82 @@ class Run:
     """A run folder, and the starts that it takes."""
 
     lab: Lab
+    name: str
     root: Path
     overrides: tuple[str, ...]
     fault: str = ""
     starts: list[Start] = field(default_factory=list)
-    flying: int = 0
-    """Asks of the teacher that were on their way when somebody died."""
-    owed: list[tuple[str, str]] = field(default_factory=list)
-    """Victim and phase of the losses whose cost is not known yet."""
+    flying: list[int] = field(default_factory=list)
+    """Asks of the teacher that were on their way, each time that somebody died."""
+    owed: list[tuple[str, Moment]] = field(default_factory=list)
+    """Losses whose cost is not known yet: the victim, and when."""
 
-    def start(self, plan: Plan = nothing, *overrides: str) -> Start:
+    def start(self, plan: Plan = nothing) -> Start:
         driver = [sys.executable, "-P", "-m", "tutorloop.tests.chaos.driver"]
-        told = ["--run-dir", str(self.root), "--quiet", *self.overrides, *overrides]
+        told = ["--run-dir", str(self.root), "--quiet", *self.overrides]
         environment = {**os.environ, "RAY_TMPDIR": self.lab.ray.name, "CHAOS_FAULT": self.fault}
-        log = self.root.with_name(f"{self.root.name}.{len(self.starts)}.log")
+        log = self.lab.folder / f"{self.name}.{len(self.starts)}.log"
         experiment = str(self.lab.folder / "experiment.json")
-        start = Start([*driver, "run", experiment, *told], environment, plan, log, self.root)
+        start = Start([*driver, "run", experiment, *told], environment, plan, log)
         self.starts.append(start)
-        if came := start.progress(start.begun):
-            while self.owed:
-                self.lab.tell(*self.owed.pop(), came - start.begun)
+        for victim, hit in self.owed:
+            again = (m.at for m in start.moments if (m.step, m.event) == (hit.step, hit.event))
+            there = next(again, start.moments[-1].at)  # a driver that outlives Ray may have done with it
+            self.lab.tell(victim=victim, phase=hit.phase, seconds=round(there - start.begun, 2))
+        self.owed.clear()
         return start
 
-    def lost(self, victim: str, where: str, number: signal.Signals = signal.SIGKILL) -> Start:
-        """One start, in which the victim is lost in this phase, and which that ends."""
-        plan = Once(self.lab.moment(victim, where), strike(victim, number))
+    def cut(self, plan: Plan, ended: Callable[[Start], None]) -> Start:
+        """A start that a plan puts an end to; what the teacher was being asked then may be asked again."""
         start = self.start(plan)
-        assert plan.hit, f"nobody came to {where}:\n{start.said}"
-        self.ended(start, victim, number)
-        self.owed.append((victim, where))
+        ended(start)
+        self.flying.append(flying(self.root))
         return start
 
-    def ended(self, start: Start, victim: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """That the start ended as it must when this victim was lost."""
-        if victim == "driver" and number == signal.SIGKILL:
-            assert start.code == -signal.SIGKILL, start.said
-        elif victim == "driver":
-            assert start.code == 128 + number, start.said
+    def each_phase(
+        self,
+        victim: str,
+        do: Plan | None = None,
+        ended: Callable[[Start], None] | None = None,
+        phases: Iterable[str] = PHASES,
+    ) -> None:
+        """As many starts as there are phases; in each something is done to the victim (it is killed), which ends it."""
+        todo = {*phases}
+        while todo:
+            plan = Once(
+                lambda start, moment: moment.phase in todo and self.hurts(start, victim, moment), do or strike(victim)
+            )
+            self.cut(plan, ended or self.killed(victim))
+            assert plan.hit, f"nobody came to {todo}"
+            todo.remove(plan.hit.phase)
+            self.owed.append((victim, plan.hit))
+
+    def hurts(self, start: Start, victim: str, moment: Moment) -> bool:
+        there = start.pid(victim) if victim in (*ROLES, *DAEMONS) else True
+        return bool(there) and self.lab.ripe(victim, moment)
+
+    def killed(self, victim: str) -> Callable[[Start], None]:
+        """That the start ended as it must when this victim was killed."""
+
+        def ended(start: Start) -> None:
+            if victim == "driver":
+                assert start.code == -signal.SIGKILL, start.said
+            else:
+                assert start.code == 1, (start.code, start.said)
+                last = start.said.splitlines()[-1]
+                assert last.startswith("tutorloop: ") and "the same command goes on" in last, start.said
+
+        return ended
+
+    def paused(self, number: signal.Signals) -> Callable[[Start], None]:
+        """That the start ended as it must when it was sent this signal."""
+
+        def ended(start: Start) -> None:
+            assert start.code == 128 + number, (start.code, start.said)
             assert read_status(self.root) == ("paused", f"interrupted by {number.name}; the same command goes on")
-        else:
-            assert start.code == 1, (start.code, start.said)
-            last = start.said.splitlines()[-1]
-            assert last.startswith("tutorloop: ") and "the same command goes on" in last, start.said
-        self.flying += flying(self.root)
+            assert start.said.splitlines()[-1].startswith("  tutorloop run "), "it says how to go on"
+
+        return ended
 
     def finish(self) -> Start:
         """The same command, to the end."""
@@ -367,60 +181,90 @@ class Run:
         assert last.code == 0, last.said
         assert read_status(self.root) == ("finished", "")
         found = left(self.root)
-        assert found.keys() == self.lab.left.keys()
-        assert [name for name in found if found[name] != self.lab.left[name]] == []
+        differing = {name for name in found.keys() | self.lab.left.keys() if found.get(name) != self.lab.left.get(name)}
+        assert not differing, f"these differ from the undisturbed run's: {sorted(differing)}"
         assert not list(self.root.rglob("*.part")), "a killed write has left something behind"
         twice = sum((self.paid() - self.lab.paid).values())
-        assert twice <= self.flying, f"{twice} asks were paid again, {self.flying} were in flight"
-        self.no_orphans()
+        assert twice <= sum(self.flying), f"{twice} asks were paid again, {self.flying} were in flight"
+        assert max(self.flying, default=0) <= WINDOW, f"{self.flying} asks were in flight"
+        self.no_orphans(but=LATE)
 
     def paid(self) -> Counter[str]:
         return sum((s.paid for s in self.starts), Counter[str]())
 
-    def no_orphans(self) -> None:
+    def no_orphans(self, seconds: float = 20.0, but: Sequence[str] = ()) -> None:
         ours = {pid: began for start in self.starts for pid, began in start.family.items()}
         ours |= {pid: born(pid) for pid in everybody() if self.lab.ray.name in running(pid)}
-        gone([pid for pid, began in ours.items() if born(pid) == began], seconds=90)
-        assert {pid: running(pid) for pid, began in ours.items() if born(pid) == began and alive(pid)} == {}
+        ours = {pid: began for pid, began in ours.items() if born(pid) == began and running(pid) not in but}
+        gone(ours, seconds)
+        orphans = [running(pid) for pid, began in ours.items() if born(pid) == began and alive(pid)]
+        assert not orphans, f"these are still there: {orphans}"
 
 
 @dataclass
-class EachPhase:
-    """Kills a role's process once in every phase of one run; whoever takes its place is not killed in the same call."""
+class Replacing:
+    """Kills roles in one start, which goes on without them; who takes a place is not killed in the same call."""
 
     run: Run
-    role: str
-    todo: set[str] = field(default_factory=lambda: {*PHASES})
-    hits: list[Moment] = field(default_factory=list)
+    todo: dict[str, str]
+    """Who is to be killed in which phase."""
+    hits: list[tuple[str, Moment]] = field(default_factory=list)
 
     def __call__(self, start: Start, moment: Moment) -> Reply:
-        if moment.phase in self.todo and start.settled(self.role) and start.pid(self.role) and self.ripe(start, moment):
-            self.todo.remove(moment.phase)
-            self.hits.append(moment)
-            self.run.flying += flying(self.run.root)
-            start.strike(self.role)
+        role = self.todo.get(moment.phase)
+        if role and start.settled(role) and self.run.hurts(start, role, moment):
+            del self.todo[moment.phase]
+            start.strike(role)
+            self.hits.append((role, moment))
+            self.run.flying.append(flying(self.run.root))
         return {}
 
-    def ripe(self, start: Start, moment: Moment) -> bool:
-        """In a call of its own, where it has one in this phase."""
-        works = any(m.who == self.role and m.phase == moment.phase for m in self.run.lab.start.moments)
-        return moment.who == self.role if works else not moment.event.startswith("end")
-
-    def costs(self, start: Start) -> Iterator[tuple[str, float | None]]:
-        """Seconds by phase: from the loss, or from when the run last got on without the role, until it got on again."""
-        new = ("sync rows/", "sync steps/", "sync proofs/")
-        got_on = [m.at for m in start.moments if m.event.startswith(new)]
-        for hit in self.hits:
-            heir = next((m.at for m in start.moments if m.who == self.role and m.pid != hit.pid and m.at > hit.at), None)
-            after = next((at for at in got_on if heir and at > heir), None)
-            waited = max([hit.at, *(at for at in got_on if heir and at < heir)])
-            yield hit.phase, after and after - waited
+    def tell(self, start: Start) -> None:
+        """Seconds: from the loss, or from when the run last got on without the role, until it got on again."""
+        for role, hit in self.hits:
+            heir = next((m.at for m in start.moments if m.who == role and m.pid != hit.pid and m.at > hit.at), None)
+            after = next((at for at in start.progress if heir and at > heir), None)
+            waited = max([hit.at, *(at for at in start.progress if heir and at < heir)])
+            self.run.lab.tell(victim=role, phase=hit.phase, seconds=after and round(after - waited, 2))
 
 
-def random_moment(lab: Lab, rng: random.Random) -> When:
-    """Any of the announcements of the undisturbed run, or whatever comes in its place."""
-    n = rng.randrange(len(lab.start.moments))
-    return lambda start, now: len(start.moments) > n
+@dataclass
+class Dice:
+    """Kills whoever the dice say, a little after an announcement that they say, so many times in a run."""
+
+    run: Run
+    rng: random.Random
+    victims: Sequence[str]
+    kills: int
+    hits: list[tuple[str, str]] = field(default_factory=list)
+    """Victim and step."""
+
+    def __post_init__(self) -> None:
+        self.throw()
+
+    def throw(self) -> None:
+        self.victim = self.rng.choice(self.victims)
+        self.wait = self.rng.randrange(2 * len(self.run.lab.start.moments) // self.kills)
+        self.late = self.rng.uniform(*MISSED)
+
+    def __call__(self, start: Start, moment: Moment) -> Reply:
+        self.wait -= 1
+        if self.wait < 0 and len(self.hits) < self.kills and (pid := start.pid(self.victim)):
+            Timer(self.late, self.strike, [self.victim, pid]).start()
+            self.hits.append((self.victim, moment.step))
+            self.throw()
+        return {}
+
+    def strike(self, victim: str, pid: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        if victim == "teacher":  # all others take no answer of it with them but the driver, which is counted at its end
+            self.run.flying.append(flying(self.run.root))
+
+    def ended(self, start: Start) -> None:
+        """As it must when one of these was killed; or it was not missed any more."""
+        if start.code != 0:
+            self.run.killed("driver" if start.code == -signal.SIGKILL else "ray")(start)
 
 
 # ---- what a run left
@@ -429,12 +273,7 @@ def random_moment(lab: Lab, rng: random.Random) -> When:
 def left(root: Path) -> dict[str, Any]:
     """All that a run came to but times, process ids and places."""
     found = {name: told for name, told in small.transcript(root).items() if not name.startswith("logs/")}
-    config = found["run.json"]["config"]
-    for key in ("placement", "failures", "policy_seconds"):
-        config.pop(key)
-    for role in ROLES:
-        for key in ("gpus", "deadline", "replicas"):
-            config[role].pop(key, None)
+    found["run.json"]["config"] = changed(found["run.json"]["config"], {})  # what is free is not part of it
     return found
 
 
@@ -443,66 +282,17 @@ def flying(root: Path) -> int:
     open_asks = 0
     for path in (root / "asks").glob("*.jsonl"):
         asked: set[str] = set()
-        for line in path.read_bytes().splitlines():
-            with suppress(ValueError):
-                kind, key, *rest = json.loads(line)
-                if kind == "ask" and rest[0] == "teacher":
-                    asked.add(key)
-                elif kind == "reply":
-                    asked.discard(key)
+        for kind, _, key, *rest in _entries(path):
+            if kind == "ask" and rest[0] == "teacher":
+                asked.add(key)
+            elif kind == "reply":
+                asked.discard(key)
         open_asks += len(asked)
     return open_asks
 
 
-# ---- processes
-
-
-def everybody() -> list[int]:
-    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
-
-
-def _stat(pid: int) -> list[str]:
-    """State, parent, ... of a process; empty when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def alive(pid: int) -> bool:
-    return bool(stat := _stat(pid)) and stat[0] != "Z"
-
-
-def born(pid: int) -> str:
-    """When a process was started: ids are used again."""
-    return stat[19] if (stat := _stat(pid)) else ""
-
-
-def running(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
-    except OSError:
-        return ""
-
-
-def descendants(pid: int) -> dict[int, str]:
-    stats = {p: stat for p in everybody() if (stat := _stat(p))}
-    below, found = [pid], dict[int, str]()
-    for parent in below:
-        for p, stat in stats.items():
-            if int(stat[1]) == parent:
-                below.append(p)
-                found[p] = stat[19]
-    return found
-
-
-def gone(pids: list[int], seconds: float = 20.0) -> None:
-    """Wait until these have ended, so long at most."""
-    end = time.monotonic() + seconds
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            descriptor = os.pidfd_open(pid)
-            try:
-                select.select([descriptor], [], [], max(0.0, end - time.monotonic()))
-            finally:
-                os.close(descriptor)
+def _entries(path: Path) -> Iterator[Sequence[Any]]:
+    with suppress(FileNotFoundError):  # its step is done by now
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError):  # torn
+                yield json.loads(line)
