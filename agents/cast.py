@@ -238,7 +238,7 @@ def _canaries(examples: Rows[Example]) -> tuple[Canary, ...]:
     return tuple(Canary(messages=e.prompt, completion=e.completion) for e in picked)
 
 
-def _first(problems: Rows[Problem], n: int) -> list[Problem]:
+def _first(problems: Rows[Problem], n: int) -> Sequence[Problem]:
     return next(problems.shards())[:n]
 
 

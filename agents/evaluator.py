@@ -49,7 +49,7 @@ class Evaluator:
         return marked
 
 
-def _open(pool: Pool, shard: int) -> tuple[list[Problem], dict[str, Gold]]:
+def _open(pool: Pool, shard: int) -> tuple[Sequence[Problem], dict[str, Gold]]:
     """One shard's problems and their gold; the other parts are not read."""
     if shard >= pool.problems.parts:
         raise ValueError(f"`{pool.name}` has {pool.problems.parts} shards; there is no shard {shard}.")

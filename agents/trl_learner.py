@@ -27,7 +27,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
-from ..evals.files import sync_folder
+from ..evals.files import sync
 from ..evals.records import State
 from ..policies.records import Json
 from .base import Base, read, totals
@@ -196,11 +196,10 @@ class TrlLearner:
             self._same(state)
             return state
         for file in part.iterdir():
-            with file.open("rb") as f:
-                os.fsync(f.fileno())
-        sync_folder(part)
+            sync(file)
+        sync(part)
         part.rename(target)
-        sync_folder(states)
+        sync(states)
         return state
 
 

@@ -109,15 +109,16 @@ class Lines:
             body = line[:-1]
             total = crc32(body, total)
             written += body + _tail(total)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("r+b" if self.path.exists() else "wb") as f:
+        if not size:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("r+b" if size or self.path.exists() else "wb") as f:
             f.truncate(size)
             f.seek(size)
             f.write(written)
             f.flush()
             os.fsync(f.fileno())
         if not size:
-            sync_folder(self.path.parent)
+            sync(self.path.parent)
         self._end = size + len(written), total
 
     def _stored(self) -> Iterator[bytes]:
@@ -157,10 +158,9 @@ class atomic:
         if kind is not None:
             self.part.unlink(missing_ok=True)
             return
-        with self.part.open("rb") as f:
-            os.fsync(f.fileno())
+        sync(self.part)
         self.part.replace(self.path)
-        sync_folder(self.path.parent)  # else the rename itself may be lost in a power cut
+        sync(self.path.parent)  # else the rename itself may be lost in a power cut
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -168,8 +168,9 @@ def atomic_write(path: Path, content: bytes) -> None:
         part.write_bytes(redacted(content))
 
 
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of its files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

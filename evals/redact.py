@@ -12,7 +12,7 @@ file and not from the environment; files that a user's own code writes.
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import AnyStr
@@ -29,12 +29,24 @@ _known: dict[str, str] = {}
 """Names of the variables by their secrets; for good, as a policy may take its key out of `os.environ`."""
 
 
-def secrets() -> dict[str, str]:
+def secrets() -> Mapping[str, str]:
     """The environment's secrets, each with the name of its variable."""
-    held = [(part, name) for name, value in os.environ.items() for part in _held(name, value)]
-    found = dict(sorted(held, reverse=True))  # of two names for one value the first counts
-    _known.update(found)
+    global _read
+    # Every line that is written asks, and `os.environ` decodes all of its variables for each look at them; the
+    # dictionary behind it, which is private and may be missing one day, tells whether any has changed.
+    raw = getattr(os.environ, "_data", None)
+    seen, found = _read
+    if raw is None or raw != seen:
+        seen = dict(raw or {})
+        held = [(part, name) for name, value in os.environ.items() for part in _held(name, value)]
+        found = dict(sorted(held, reverse=True))  # of two names for one value the first counts
+        _known.update(found)
+        _read = seen, found
     return found
+
+
+_read: tuple[Mapping[bytes, bytes] | None, Mapping[str, str]] = (None, {})
+"""The environment when it was last looked through, and its secrets."""
 
 
 def redacted(text: AnyStr) -> AnyStr:

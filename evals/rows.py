@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints, overload
 
-from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError, ValidationInfo
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError, ValidationInfo
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from .files import REMEDY, Checksum, DamagedFile, Lines, atomic, atomic_write, checksum, line_told, whole
@@ -87,13 +87,13 @@ class Rows(Sequence[T]):
         at = range(self.n)[index]
         starts = _listed(self).starts
         shard = bisect_right(starts, at) - 1
-        return _lately(self, shard)[at - starts[shard]]
+        return self.shard(shard)[at - starts[shard]]
 
-    def shard(self, index: int) -> list[T]:
-        """The records of one part, as they were written."""
-        return _read(self.part(index), record_type(self.of))
+    def shard(self, index: int) -> Sequence[T]:
+        """The records of one part, as they were written. Those that were read last are at hand."""
+        return _lately(self.root, self, index)
 
-    def shards(self) -> Iterator[list[T]]:
+    def shards(self) -> Iterator[Sequence[T]]:
         """The records of each part in turn."""
         for index in range(self.parts):
             yield self.shard(index)
@@ -295,13 +295,9 @@ def _lists(root: Path, rows: Rows[Any]) -> _List:
     return _List(root / rows.folder / LIST, rows)
 
 
-def _lately(rows: Rows[T], shard: int) -> list[T]:
-    return _shards(rows.root, rows, shard)
-
-
 @lru_cache(maxsize=32)
-def _shards(root: Path, rows: Rows[Any], shard: int) -> list[Any]:
-    return rows.shard(shard)
+def _lately(root: Path, rows: Rows[Any], shard: int) -> tuple[Any, ...]:
+    return tuple(_read(rows.part(shard), record_type(rows.of)))
 
 
 def _write(target: Path, records: Sequence[T], of: type[T], failures: Sequence[Failure], beside: Any) -> Part:
@@ -312,29 +308,31 @@ def _write(target: Path, records: Sequence[T], of: type[T], failures: Sequence[F
     if (clean := redacted(said)) != said:
         said, records = clean, adapter(list[of]).validate_json(clean)  # type: ignore[valid-type]
     failed = redacted(b"\n".join(to_json(f) for f in failures)).splitlines()
-    schema = pa.schema([(name, kind or pa.string()) for name, kind in _columns(cast(Any, of)).items()])
-    columns = [
-        pa.array(
-            [getattr(r, name) if kind else to_json(getattr(r, name)).decode() for r in records], schema.field(name).type
-        )
-        for name, kind in _columns(cast(Any, of)).items()
+    columns = _columns(cast(Any, of))
+    schema = pa.schema([(name, column.kind) for name, column in columns.items()])
+    arrays = [
+        pa.array([column.stored(getattr(r, name)) for r in records], column.kind) for name, column in columns.items()
     ]
     if failures:
         atomic_write(_failures(target), b"\n".join(failed) + b"\n")
+    # So few rows gain nothing from dictionaries and statistics, which take longer than the rows; nor from Arrow's own
+    # way to a file, which takes as long as they do.
+    made = pa.BufferOutputStream()
+    pq.write_table(
+        pa.Table.from_arrays(arrays, schema=schema),
+        made,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    content = made.getvalue()
     with atomic(target) as part:
-        # So few rows gain nothing from dictionaries and statistics, which take longer than the rows.
-        pq.write_table(
-            pa.Table.from_arrays(columns, schema=schema),
-            part,
-            compression="zstd",
-            use_dictionary=False,
-            write_statistics=False,
-        )
+        part.write_bytes(content)
     return Part(
         n=len(records),
         failed=len(failures),
         digest=hashlib.sha256(b"\n".join([said, *failed])).hexdigest(),
-        file=checksum(target),
+        file=Checksum(len(content), hashlib.sha256(content).hexdigest()),
         failures=checksum(_failures(target)) if failures else None,
         beside=beside,
     )
@@ -343,7 +341,7 @@ def _write(target: Path, records: Sequence[T], of: type[T], failures: Sequence[F
 def _read(path: Path, of: type[T]) -> list[T]:
     import pyarrow.parquet as pq
 
-    nested = [name for name, kind in _columns(cast(Any, of)).items() if kind is None]
+    nested = [name for name, column in _columns(cast(Any, of)).items() if column.nested]
     with pq.ParquetFile(path) as file:  # `read_table` would import pandas
         rows = file.read(use_threads=False).to_pylist()  # a part is small
     for row in rows:
@@ -402,22 +400,40 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
+class _Column(NamedTuple):
+    """How a field is stored."""
+
+    kind: Any
+    """Of Arrow."""
+    nested: bool
+    """It is JSON text."""
+    stored: Callable[[Any], Any]
+    """From the field's value to the column's."""
+
+
 @cache
-def _columns(of: Any) -> dict[str, Any]:
-    """Arrow type of each field; `None`: JSON text."""
+def _columns(of: Any) -> dict[str, _Column]:
+    """One for each field of a record type."""
     import pyarrow as pa
 
     scalars: dict[Any, Any] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
     hints = get_type_hints(of)
 
-    def column(hint: Any) -> Any:
-        if hint in scalars:
-            return scalars[hint]
+    def column(hint: Any) -> _Column:
         args = get_args(hint)
+        if hint in scalars:
+            return _Column(scalars[hint], False, _as_it_is)
         if get_origin(hint) is tuple and len(args) == 2 and args[1] is ... and args[0] in scalars:
-            return pa.list_(scalars[args[0]])
+            return _Column(pa.list_(scalars[args[0]]), False, _as_it_is)
         if args and all(isinstance(a, str) for a in args):  # a Literal of strings
-            return pa.string()
-        return None
+            return _Column(pa.string(), False, _as_it_is)
+        # Half the time of `to_json`, which looks at each value anew, and the same text, NaN included. Optional, since
+        # pydantic takes no `config` for a dataclass by itself.
+        said: TypeAdapter[Any] = TypeAdapter(hint | None, config=ConfigDict(ser_json_inf_nan="constants"))
+        return _Column(pa.string(), True, said.serializer.to_json)
 
     return {f.name: column(hints[f.name]) for f in fields(of)}
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

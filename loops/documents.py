@@ -27,13 +27,15 @@ class JournalError(RuntimeError):
     """A run folder cannot be used as asked: it is another run's, in use, damaged, or of another schema."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Documents:
     """Those of one run."""
 
     root: Path
     run: str
     """Its identity, from `run.json`."""
+    _count: int | None = None
+    """How many steps are on record: there may be thousands. `None`: to be looked up."""
 
     def write(self, place: str, told: Mapping[str, Any]) -> None:
         """Write a document whole, or not at all. `place` is relative to the run folder."""
@@ -68,8 +70,11 @@ class Documents:
         return (self.root / _place(name)).exists()
 
     def commit(self, name: str, record: Mapping[str, Any]) -> None:
-        """Put a step on record."""
-        self.write(_place(name), {"step": name, "number": len(self.steps()) + 1, **record})
+        """Put a step on record. Whoever commits holds the run's lock: nobody else adds to them meanwhile."""
+        count, self._count = self._count, None
+        number = (len(self.steps()) if count is None else count) + 1
+        self.write(_place(name), {"step": name, "number": number, **record})
+        self._count = number
 
     def steps(self) -> list[str]:
         """Names of the finished steps."""

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ def overhead(beside: None, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def scale(beside: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     return script("scale", monkeypatch)
+
+
+@pytest.fixture
+def journal(beside: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    return script("journal", monkeypatch)
 
 
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -152,9 +158,23 @@ def test_the_overhead_of_a_toy_run_adds_up(tmp_path: Path) -> None:
 
 
 def test_the_journal_is_measured_in_whole_and_torn_shards(tmp_path: Path) -> None:
-    found = rows(told("journal", tmp_path, "--n", "100"), "asks", "rows")
-    assert [row[:2] for row in found] == [["asks", "100"], ["rows", "100"]]
-    assert all(float(figure.replace(",", "")) > 0 for row in found for figure in row[1:])
+    kinds = ("asks", "rows, 64 in a part", "rows, 4,096 in a part")
+    text = told("journal", tmp_path, "--n", "100")
+    found = rows(text, *kinds)
+    assert [row[:2] for row in found] == [[kind, "100"] for kind in kinds]
+    assert all(float(figure.replace(",", "")) > 0 for row in found for figure in row[1:] if figure)
+    assert all(re.search(rf"^- {kind}: [\d,]+ a second, (within|BELOW) the wanted", text, re.M) for kind in kinds)
+
+
+def test_what_stands_in_the_way_of_the_journal_is_told_where_it_is_too_slow(journal: Any) -> None:
+    spent = {name: journal.Spent(wall=wall) for name, wall in (("spent", 2.0), ("disk", 0.5), ("arrow", 0.25))}
+    slow = journal.Measured(what="rows", n=100, size=10, stored=1, wanted=51, **spent)
+    (said,) = journal.verdicts([slow])
+    # 100 rows in 2 s are 50 a second; of its ten parts each takes a tenth of the seconds
+    assert said.startswith("- rows: 50 a second, BELOW the wanted 51.")
+    assert "each 10 take 200.00 ms, of which 50.00 ms are the disk's alone and 25.00 ms Arrow's" in said
+    (said,) = journal.verdicts([replace(slow, wanted=50)])
+    assert said == "- rows: 50 a second, within the wanted 50."
 
 
 def test_a_round_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
