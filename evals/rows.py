@@ -429,7 +429,8 @@ def _columns(of: Any) -> dict[str, _Column]:
             return _Column(pa.string(), False, _as_it_is)
         # Half the time of `to_json`, which looks at each value anew, and the same text, NaN included. Optional, since
         # pydantic takes no `config` for a dataclass by itself.
-        said: TypeAdapter[Any] = TypeAdapter(hint | None, config=ConfigDict(ser_json_inf_nan="constants"))
+        maybe: Any = hint | None
+        said: TypeAdapter[Any] = TypeAdapter(maybe, config=ConfigDict(ser_json_inf_nan="constants"))
         return _Column(pa.string(), True, said.serializer.to_json)
 
     return {f.name: column(hints[f.name]) for f in fields(of)}

@@ -1,6 +1,7 @@
 """Tables on disk: what is written is what is read, whole or not at all, and damage is named."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from tutorloop.evals.files import DamagedFile
-from tutorloop.evals.records import Attempt, Failure, Gold, Problem, State, Turn, Verdict
+from tutorloop.evals.records import Attempt, Failure, Gold, Problem, State, Turn, Verdict, user
 from tutorloop.evals.rows import Rows, Table, where, write_rows
 from tutorloop.policies.records import Case, Cost, Example, Lesson, Marked
 
@@ -55,6 +56,14 @@ def test_every_record_comes_back_as_it_was(records: list[Any], tmp_path: Path) -
     rows = written(tmp_path, records)
     assert list(rows) == records
     assert len(rows) == len(records) and rows.failed == 0
+
+
+def test_what_is_no_number_comes_back_as_it_was(tmp_path: Path) -> None:
+    attempt = Attempt(problem="a", text="1", finish="stop", state="s", logprobs=(-math.inf, math.nan))
+    verdict = Verdict(label="wrong", by="me", scores={"margin": math.inf})
+    case = Case(id="a", problem=Problem(id="a", messages=user("1")), attempts=(attempt,), grades=(verdict,))
+    (back,) = written(tmp_path, [case])
+    assert repr(back) == repr(case)  # NaN equals nothing
 
 
 def test_no_rows_are_a_table_too(tmp_path: Path) -> None:
