@@ -11,6 +11,7 @@ Not covered: appending to a part, or changing one: a part is written once, by re
 """
 
 import hashlib
+import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,9 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from .files import REMEDY, Checksum, DamagedFile, Lines, atomic, atomic_write, checksum, line_told, whole
 from .records import Failure
 from .redact import redacted
+
+# Arrow's own allocator keeps what was freed: twenty MiB of a driver, and more the longer its tables are.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 T = TypeVar("T")
 
