@@ -2,17 +2,19 @@
 
     chat template   nobody knows how to ask a model without one
     safetensors     the only weights that are ever opened
-    modules         those that LoRA is put on must be there
-    context         a question must fit in, with some room to answer
+    modules         those that LoRA is put on must be there, and be layers
+    context         a question must fit in as the chat template writes it, with some room to answer
 
 Nothing here loads torch or transformers; of a model of the hub nothing is known until a role loads it.
 
-Not covered: `target_modules` as a regular expression, which PEFT reads in its own way; questions that fit by
-themselves and not with what the chat template puts around them (they fail one by one, as an answer that is none).
+Not covered: `exclude_modules` and `layers_to_transform` that leave nothing, and PEFT's own choice of modules (null);
+tokenizers without a `tokenizer.json`; what a policy puts around a question (what does not fit then fails one by one).
 """
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,10 @@ def model_folder(model: str) -> Path | None:
     """Where a model lies; empty: the shipped student. `None`: it is named as on the Hugging Face hub.
 
     Raises:
-        ValueError: there is no such folder, or no model in it.
+        ValueError: there is no such folder, or no model in it; or nothing can have this name.
     """
+    if "\0" in model:
+        raise ValueError(f"`model` is {model!r}; no file's name and none of the hub's has a NUL. Write it without.")
     folder = Path(model).expanduser() if model else shipped()
     if folder.is_dir():
         if not (folder / "config.json").exists():
@@ -51,50 +55,159 @@ def can_be_asked(folder: Path) -> None:
         raise ValueError(NO_TEMPLATE.format(model=folder))
 
 
-def can_be_trained(folder: Path, targets: Json) -> None:
+def can_be_trained(folder: Path, lora: Mapping[str, Json]) -> None:
     """
     Args:
-        targets: `target_modules` of `LoraConfig`, as the experiment has it.
+        lora: Fields of `LoraConfig`, as the training will have them.
 
     Raises:
-        ValueError: the model has none of these modules; names some that it has.
+        ValueError: the model has none of the `target_modules`, or one of them is no layer; names some that it has.
     """
-    if not isinstance(targets, list):
-        return  # all linear ones, or a regular expression
-    found = (tensor for path in model_weights(folder) for tensor in tensors(path))
-    names = {name.rpartition(".")[0] for name, _, shape, _ in found if len(shape) > 1}
-    if any(name == target or name.endswith(f".{target}") for name in names for target in targets):
+    targets = lora.get("target_modules")
+    if targets is None or (isinstance(targets, str) and targets.lower() == "all-linear"):
         return
-    there = sorted({name.rpartition(".")[2] for name in names})
-    raise ValueError(
-        f"`update.lora.target_modules` is {targets}, and {folder} has none of these. It has {', '.join(there[:12])}. "
-        "Name some of them, or leave the field out: all linear layers."
-    )
+    layers, others = _modules(folder)
+    if not any(_aimed(targets, prefix + name) for name in layers for prefix in PREFIXES):
+        there = sorted({name.rpartition(".")[2] for name in layers})
+        how = "A text is a regular expression for a module's whole name. " if isinstance(targets, str) else ""
+        raise ValueError(
+            f"`target_modules` is {targets!r}, and {folder} has none of these. It has {', '.join(there[:12])}. {how}"
+            "Set `update.lora.target_modules` to a list of some of them, or to `all-linear`."
+        )
+    wrong = sorted(name for name in others if _aimed(targets, name))
+    if wrong and not lora.get("exclude_modules"):
+        raise ValueError(
+            f"`target_modules` is {targets!r}, which names `{wrong[0]}` of {folder} too, and that is no layer for an "
+            "adapter. Set `update.lora.target_modules` to a list of names of layers, or to `all-linear`."
+        )
 
 
-def fits(folder: Path, problems: Iterable[Problem]) -> None:
+def _modules(folder: Path) -> tuple[set[str], set[str]]:
+    """Names of the modules that have a matrix, and of those around them or with less.
+
+    `model.norm.weight` of one dimension is of the other kind, and so is `model`.
     """
+    layers, others = set[str](), set[str]()
+    for path in model_weights(folder):
+        for tensor, _, shape, _ in tensors(path):
+            name = tensor.rpartition(".")[0]
+            (layers if len(shape) > 1 else others).add(name)
+            while "." in name:
+                name, _, child = name.rpartition(".")
+                if not child.isdigit():  # a list of experts on disk may be one layer in memory
+                    others.add(name)
+    return layers, others - layers
+
+
+def _aimed(targets: Json, name: str) -> bool:
+    """Whether PEFT puts an adapter on the module of this name (`check_target_module_exists`)."""
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return isinstance(targets, list) and any(f".{name}".endswith(f".{target}") for target in targets)
+
+
+PREFIXES = ("", "model.", "transformer.")
+"""Of modules' names: some checkpoints leave out what the class that loads them puts before."""
+
+
+def fits(folder: Path, problems: Iterable[Problem], answer: int) -> str:
+    """Whether the model can be asked these problems, with so many tokens for an answer.
+
+    Returns:
+        What to warn of: that an answer has less room than that. Empty: nothing.
+
     Raises:
-        ValueError: a question alone is longer than the model's context; names the first.
+        ValueError: a question is longer than the model's context; names the first.
     """
     config = _json(folder / "config.json")
     window = (config.get("text_config") or config).get("max_position_embeddings")
-    if not isinstance(window, int):
-        return
-    # A token is a byte at least, so hardly any has to be counted.
-    long = [p for p in problems if sum(len(t.content.encode()) for t in p.messages) >= window]
-    if not long or not (folder / "tokenizer.json").exists():
-        return
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    for problem in long:
-        count = sum(len(tokenizer.encode(t.content, add_special_tokens=False).ids) for t in problem.messages)
+    if not isinstance(window, int) or not (folder / "tokenizer.json").exists():
+        return ""
+    written, tokenizer = _written(folder), None
+    short, room, tightest = 0, answer, ""
+    for problem in problems:
+        text = written(problem)
+        if len(text.encode()) + answer <= window:
+            continue  # a token is a byte at least, so hardly any has to be counted
+        tokenizer = tokenizer or _tokenizer(folder / "tokenizer.json")
+        count = len(tokenizer.encode(text, add_special_tokens=False).ids)
         if count >= window:
             raise ValueError(
-                f"problem {problem.id!r} is {count} tokens long, and the context of {folder} is {window}, the answer "
-                "included. Shorten it, leave it out, or take a model with a longer context."
+                f"problem {problem.id!r} is {count} tokens long as the chat template writes it, and the context of "
+                f"{folder} is {window}, the answer included. Shorten it, leave it out, or take a model with a longer "
+                "context."
             )
+        short += window - count < answer
+        if window - count < room:
+            room, tightest = window - count, problem.id
+    if not short:
+        return ""
+    return (
+        f"in {short} of the problems an answer has less room than `max_tokens` ({answer}), as the context of {folder} "
+        f"is {window}: {tightest!r} leaves {room} tokens, to itself and to all of its shard. Shorten what is long, or "
+        "take a model with a longer context; a larger `max_tokens` does not help."
+    )
+
+
+def _written(folder: Path) -> Callable[[Problem], str]:
+    """How the chat template writes a problem, up to where the model begins to answer.
+
+    As transformers does it, which takes seconds to load. A template that fails here leaves the bare question.
+    """
+    from jinja2.sandbox import ImmutableSandboxedEnvironment  # comes with torch
+
+    def fails(why: str) -> None:
+        raise ValueError(why)
+
+    def bare(problem: Problem) -> str:
+        return "".join(turn.content for turn in problem.messages)
+
+    told = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
+    words = {key: value.get("content") if isinstance(value, dict) else value for key, value in told.items()}
+    special = {key: word for key, word in words.items() if key.endswith("_token") and isinstance(word, str)}
+    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    env.globals.update(raise_exception=fails, strftime_now=lambda style: datetime.now().strftime(style))
+    env.filters["tojson"] = _as_json
+    try:
+        template = env.from_string(_template(folder, told))
+    except Exception:  # whatever a template may do
+        return bare
+
+    def written(problem: Problem) -> str:
+        turns = [{"role": turn.role, "content": turn.content} for turn in problem.messages]
+        try:
+            return template.render(messages=turns, tools=None, documents=None, add_generation_prompt=True, **special)
+        except Exception:
+            return bare(problem)
+
+    return written
+
+
+def _template(folder: Path, told: Mapping[str, Any]) -> str:
+    """The chat template's source; of several, the default. `generation` is a tag that only transformers knows."""
+    path = folder / "chat_template.jinja"
+    source = path.read_text(encoding="utf-8") if path.exists() else told["chat_template"]
+    if isinstance(source, list):
+        source = next(one["template"] for one in source if one["name"] == "default")
+    source = re.sub(r"(\{%-?\s*)generation(\s*-?%\})", r"\1if true\2", source)
+    return re.sub(r"(\{%-?\s*)endgeneration(\s*-?%\})", r"\1endif\2", source)
+
+
+def _as_json(value: Any, **style: Any) -> str:
+    """Jinja's own `tojson` is for web pages."""
+    return json.dumps(value, **{"ensure_ascii": False, **style})
+
+
+def _tokenizer(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as e:  # it raises no other
+        raise ValueError(f"{path} is no tokenizer ({e}). Get the model anew.") from None
+    tokenizer.no_truncation()  # a file may have been saved with one
+    tokenizer.no_padding()
+    return tokenizer
 
 
 NO_TEMPLATE = (

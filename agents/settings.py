@@ -9,6 +9,7 @@ Not covered: whether a value makes sense to the library; it says so itself, when
 import ast
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import distribution
@@ -108,7 +109,8 @@ def check_settings(settings: Mapping[str, Mapping[str, Json]]) -> None:
     """Whether these can be set: `sft`, `dpo` and `lora`, each with fields of its class.
 
     Raises:
-        ValueError: a field that does not exist (names the nearest), or one that may not be set (says why).
+        ValueError: a field that does not exist (names the nearest), one that may not be set (says why), or a value that
+            nothing can be trained with.
     """
     for kind, classes in _CLASSES.items():
         chosen = settings.get(kind, {})
@@ -119,6 +121,7 @@ def check_settings(settings: Mapping[str, Mapping[str, Json]]) -> None:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"`{field}` is {value}; nothing can be trained with that.")
     adapter = settings.get("lora", {})
+    _can_be_aimed(adapter.get("target_modules"))
     unserved = sorted(set(adapter) - SERVED)
     if adapter.get("bias", "none") != "none":
         unserved.append("bias")
@@ -129,6 +132,21 @@ def check_settings(settings: Mapping[str, Mapping[str, Json]]) -> None:
             f"an adapter trained with `{unserved[0]}` cannot be served by every engine: it changes more than the "
             f"two matrices beside a linear layer. Leave it out; what may be set is {', '.join(sorted(SERVED))}."
         )
+
+
+def _can_be_aimed(targets: Json) -> None:
+    """
+    Raises:
+        ValueError: these are no `target_modules` of any model.
+    """
+    why = "a list of modules' names, a regular expression for their whole names, or `all-linear`"
+    if isinstance(targets, str):
+        try:
+            re.compile(targets)
+        except re.error as e:
+            raise ValueError(f"`target_modules` is {targets!r}, no regular expression ({e}). It is {why}.") from None
+    elif targets is not None and not (isinstance(targets, list) and all(isinstance(t, str) for t in targets)):
+        raise ValueError(f"`target_modules` is {targets!r}. It is {why}.")
 
 
 def known(names: Iterable[str], allowed: Iterable[str], what: str) -> None:

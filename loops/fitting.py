@@ -4,23 +4,38 @@ All that can be known before anything is started is said before anything is writ
 libraries decide is theirs, when the role is built.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from itertools import chain
 from pathlib import Path
 
 from ..agents.models import can_be_asked, can_be_trained, fits, model_folder
 from ..agents.roles import RoleSpec
+from ..agents.settings import check_settings
 from ..evals.arithmetic import profile
-from ..policies.records import Json
-from ..policies.slots import Stages
+from ..policies.checking import Sound
+from ..policies.gold import GoldWork
+from ..policies.slots import Method, Stages
 from .config import ConfigError, Experiment, nearest
 from .courses import Data
 
-TEACHES = {
-    "schema": ("fills records", "scripted"),
-    "logprobs": ("gives log-probabilities", "transformers"),
-}
-"""What of `Method.requires` a teacher must do, and the engine that does it."""
+log = logging.getLogger(__name__)
+
+NEEDS = ("schema", "logprobs", "gold")
+"""What a `Method`, or a slot, may say under `requires`."""
+
+
+def check_training(config: Experiment, stages: Stages) -> None:
+    """
+    Raises:
+        ConfigError: the experiment, or a method by itself, sets what a library does not know or an engine cannot serve.
+    """
+    theirs = ((f"the `settings` of method {m.name!r}", m.rounds.settings) for m in stages)
+    for whose, settings in (("`update`", config.update.model_dump()), *theirs):
+        try:
+            check_settings(settings)
+        except ValueError as e:
+            raise ConfigError(f"{whose}: {e}") from None
 
 
 def check_needs(config: Experiment, stages: Stages, data: Data) -> None:
@@ -37,15 +52,20 @@ def check_needs(config: Experiment, stages: Stages, data: Data) -> None:
                     "of these, or use a word: `previous`, `base` ..."
                 )
         before += rounds.times
-    policy = config.teacher.policy
-    who = f"method {config.method!r}{f' with the policy {policy}' if policy else ''}"
+    slots = {"policy": config.teacher.policy, "triage": config.triage}
+    chosen = " and ".join(f"the {slot} {name}" for slot, name in slots.items() if name)
+    who = f"method {config.method!r}{f' with {chosen}' if chosen else ''}"
     for need in dict.fromkeys(chain.from_iterable(m.requires for m in stages)):
-        if need in TEACHES:
-            does, engine = TEACHES[need]
-            if config.teacher.engine != engine:
+        if need == "logprobs":
+            raise ConfigError(
+                f"{who} needs log-probabilities (`logprobs`), and no model of the room gives any so far, whatever its "
+                "engine. Do without them, or use another method, policy or triage (`tutorloop methods`)."
+            )
+        if need == "schema":
+            if config.teacher.engine != "scripted":
                 raise ConfigError(
-                    f"{who} needs a teacher that {does} (`{need}`), and the engine {config.teacher.engine!r} cannot. "
-                    f"Use `teacher.engine: {engine}`, or another method or policy (`tutorloop methods`)."
+                    f"{who} needs a teacher that fills records (`schema`), and the engine {config.teacher.engine!r} "
+                    "cannot. Use `teacher.engine: scripted`, or another method or policy (`tutorloop methods`)."
                 )
         elif need == "gold":
             if not any(gold and gold.solution for _, gold in data.splits["practice"]):
@@ -54,16 +74,20 @@ def check_needs(config: Experiment, stages: Stages, data: Data) -> None:
                     "`solution`, or use another method (`tutorloop methods`)."
                 )
         else:
-            known = [*TEACHES, "gold"]
-            raise ConfigError(f"{who} requires {need!r}, which is unknown; the nearest is `{nearest(need, known)}`.")
+            raise ConfigError(f"{who} requires {need!r}, which is unknown; the nearest is `{nearest(need, NEEDS)}`.")
 
 
-def check_models(specs: Mapping[str, RoleSpec], lora: Mapping[str, Json], data: Data) -> None:
+def check_models(config: Experiment, stages: Stages, specs: Mapping[str, RoleSpec], data: Data) -> None:
     """
     Raises:
-        ConfigError: a model cannot be asked or trained, or has too short a context for a problem of the course.
+        ConfigError: a model cannot be asked or trained, or has too short a context for a problem that it may be asked.
     """
-    for name in ("student", "teacher"):
+    pools: Mapping[str, Collection[str]] = {
+        "student": data.splits,
+        "teacher": ["practice"] if any(map(_asks_the_teacher, stages)) else [],
+    }
+    told = []
+    for name, asked in pools.items():
         spec = specs[name]
         try:
             if spec.engine == "scripted":
@@ -72,7 +96,26 @@ def check_models(specs: Mapping[str, RoleSpec], lora: Mapping[str, Json], data: 
             elif (folder := model_folder(spec.model)) is not None:
                 can_be_asked(folder)
                 if name == "student":
-                    can_be_trained(folder, lora.get("target_modules"))
-                    fits(folder, (problem for split in data.splits.values() for problem, _ in split))
+                    _can_be_trained(folder, config, stages)
+                problems = (problem for pool in asked for problem, _ in data.splits[pool])
+                told += [f"the {name}: {line}" for line in [fits(folder, problems, spec.max_tokens)] if line]
         except ValueError as e:
             raise ConfigError(f"the {name}: {e}") from None
+    for line in told:  # at the end: a refusal is one line
+        log.warning("warning: %s", line)
+
+
+def _can_be_trained(folder: Path, config: Experiment, stages: Stages) -> None:
+    for method in stages:
+        try:
+            can_be_trained(folder, method.rounds.settings.get("lora", {}))
+        except ValueError as e:
+            whose = "`update.lora`" if "target_modules" in config.update.lora else f"method {method.name!r}"
+            raise ValueError(f"{whose}: {e}") from None
+
+
+def _asks_the_teacher(method: Method) -> bool:
+    """Whether a teacher is put questions of the course, as far as that can be seen. The controls do not."""
+    blind = isinstance(method.check, Sound) and "blind" in method.check.kinds
+    taught = method.teach is not None and not isinstance(method.teach, GoldWork)
+    return blind or taught or method.verify is not None

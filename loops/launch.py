@@ -25,7 +25,6 @@ from ..agents.cast import Cast
 from ..agents.hosts import InProcess
 from ..agents.roles import Host, RoleSpec
 from ..agents.seats import Replica, Seat
-from ..agents.settings import check_settings
 from ..evals.pools import Course, make_course
 from ..evals.records import halved
 from ..evals.rows import LIST
@@ -35,7 +34,7 @@ from .book import Book
 from .config import ConfigError, CourseConfig, Experiment, changed, fixed, holds_no_secret, load, resolve
 from .courses import file_sources, read_course
 from .documents import SCHEMA, JournalError, run_record
-from .fitting import check_models, check_needs
+from .fitting import check_models, check_needs, check_training
 from .journal import Tick
 from .methods import stages_of
 from .slots import TooManyFailures
@@ -84,17 +83,14 @@ def prepare(
     holds_no_secret(config)  # here, as a policy's file may have filled the environment
     for learner in {m.learner for m in stages} - {"student"}:
         raise ConfigError(f"method {config.method!r} trains {learner!r}; only the student can be trained so far.")
-    try:
-        check_settings(config.update.model_dump())
-    except ValueError as e:
-        raise ConfigError(f"`update`: {e}") from None
+    check_training(config, stages)
     if begun:
         sources = {**sources, **file_sources(config.course, folder)}
         return Prepared(experiment=config, stages=stages, sources=sources, folder=folder)
     data = read_course(config.course, config.seed, config.student, folder)
     ready = Prepared(experiment=config, stages=stages, sources={**sources, **data.sources}, folder=folder)
     check_needs(config, stages, data)
-    check_models(role_specs(ready, Path()), config.update.lora, data)
+    check_models(config, stages, role_specs(ready, Path()), data)
     return ready
 
 

@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -31,9 +31,7 @@ def stages_of(config: Experiment, folder: Path) -> tuple[Stages, Mapping[str, st
     stages = _method(config.method, folder, sources)
     if config.teacher.policy:
         teach = policy(config.teacher.policy, config.teacher.policy_options, folder, sources)
-        told = getattr(teach, "requires", ())  # what it needs of the teacher, as `Method.requires` has it
-        needs = (told,) if isinstance(told, str) else tuple(told)
-        stages = tuple(replace(m, teach=teach, requires=(*m.requires, *needs)) for m in stages)
+        stages = tuple(replace(m, teach=teach) for m in stages)
     elif config.teacher.policy_options:
         raise ConfigError("`teacher.policy_options` needs a `teacher.policy` that has options.")
     if config.check:
@@ -41,6 +39,7 @@ def stages_of(config: Experiment, folder: Path) -> tuple[Stages, Mapping[str, st
     if config.triage:
         chosen = policy(config.triage, {}, folder, sources, "triage")
         stages = tuple(replace(m, triage=chosen) for m in stages)
+    stages = tuple(replace(m, requires=tuple(_needs(m))) for m in stages)
     settings = {k: v for k, v in config.update.model_dump().items() if v}
     known = {f.name for f in fields(Rounds)} - {"times", "settings"}
     for key in config.schedule:
@@ -51,6 +50,18 @@ def stages_of(config: Experiment, folder: Path) -> tuple[Stages, Mapping[str, st
         last = stages[-1]
         stages = (*stages[:-1], replace(last, rounds=replace(last.rounds, times=config.rounds)))
     return stages, sources
+
+
+def _needs(method: Method) -> Iterator[str]:
+    """What a method needs beyond text, and each of its slots by an attribute of the same name."""
+    whole = f"method {method.name!r}"
+    slots = {f"the `{f.name}` slot of {whole}": getattr(method, f.name) for f in fields(Method)}
+    for whose, it in {whole: method, **slots}.items():
+        told = getattr(it, "requires", ())
+        names = (told,) if isinstance(told, str) else told
+        if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"`requires` of {whose} is {told!r}; name what is needed, e.g. ('gold',)")
+        yield from names
 
 
 def _scheduled(rounds: Rounds, schedule: Mapping[str, Any], settings: Mapping[str, Any]) -> Rounds:

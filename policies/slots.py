@@ -1,7 +1,8 @@
 """The eight slots of a round, all of one shape: what the slot works on, and the room. A method fills them.
 
 Public, for users: `teach`, `verify`, `triage`, `update`. The other four have defaults that most never touch.
-A slot is a function, or a frozen dataclass with `__call__` when it has options; `def` or `async def`.
+A slot is a function, or a frozen dataclass with `__call__` when it has options; `def` or `async def`. One that needs
+more than text has an attribute `requires`, as a `Method` has.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +21,6 @@ Maybe: TypeAlias = T | Awaitable[T]
 Attempting = Callable[[Problem, Room], Maybe[Attempt | Sequence[Attempt]]]
 Verifier = Callable[[Case, Room], Maybe[Verdict | Sequence[Verdict] | None]]
 Teaching = Callable[[Case, Room], Maybe[str | Lesson | Sequence[str | Lesson] | None]]
-"""One that needs more of the teacher than text has an attribute `requires`, as a `Method` has."""
 Check = Callable[[Lesson, Room], Maybe[Verdict]]
 """Annotates, never drops."""
 
@@ -43,7 +43,8 @@ class Method:
     """One line, for `tutorloop methods`."""
     citation: str = ""
     requires: tuple[str, ...] = ()
-    """What it needs beyond text: `schema` (a teacher that fills records), `logprobs`, `gold`."""
+    """What it needs beyond text: `schema` (a teacher that fills records), `gold` (a data set with its own work), or
+    `logprobs`, which no model of the room gives so far."""
     deviations: str = ""
     """Where it departs from the cited paper on purpose."""
     select: Selector | None = None

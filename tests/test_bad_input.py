@@ -6,6 +6,7 @@ character that a text may hold. Faults of single rows are in `test_datasets.py`,
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +17,18 @@ from typing import Any
 import pytest
 import yaml
 
+from tutorloop.agents.models import can_be_trained, fits
 from tutorloop.agents.roles import Diverged, Job, Trained
 from tutorloop.agents.scripted import ScriptedLearner
 from tutorloop.evals.arithmetic import anything, solve, why_wrong
+from tutorloop.evals.records import Problem, user
 from tutorloop.tests.policies_for_tests import small
 from tutorloop.tests.test_cli import Done, Shell
 
 POLICIES = """
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from tutorloop.policies.checking import Sound
+from tutorloop.policies.gold import METHOD as gold
 from tutorloop.policies.tailored import METHOD as tailored
 
 def nothing(case, room):
@@ -37,7 +42,31 @@ def guesses(case, room):
     return None
 guesses.requires = "logprob"
 
+def claims(case, room):
+    return None
+claims.requires = True
+
+def counts(case, room):
+    return None
+counts.requires = ["gold", 3]
+
+def work(case, room):
+    return None
+work.requires = "gold"
+
+def surest(cases, room):
+    return cases
+surest.requires = ("logprobs",)
+
+@dataclass(frozen=True)
+class Likely(Sound):
+    requires = ("logprobs",)
+
 SCORED = replace(tailored, requires=("logprobs",))
+CLAIMED = replace(tailored, requires=True)
+CHECKED = replace(gold, check=Likely(kinds=("gold",)))
+AIMED = replace(gold, rounds=replace(gold.rounds, settings={"lora": {"target_modules": ["query_key_value"]}}))
+MISTYPED = replace(gold, rounds=replace(gold.rounds, settings={"lora": {"target_module": "q_proj"}}))
 """
 
 
@@ -124,11 +153,31 @@ BAD: dict[str, Bad] = {
     "nobody is asked": plain("`ask` must be at least 1, got 0", "schedule.ask=0"),
     # what fits what
     "log-probabilities for a method": plain(
-        "needs a teacher that gives log-probabilities (`logprobs`) ... engine 'scripted' cannot ... transformers",
+        "method 'policies:SCORED' needs log-probabilities (`logprobs`), and no model ... gives any so far ... another",
         "method=policies:SCORED",
     ),
     "log-probabilities for a policy": plain(
-        "with the policy policies:scores needs a teacher that gives log-probabilities", "teacher.policy=policies:scores"
+        "with the policy policies:scores needs log-probabilities", "teacher.policy=policies:scores"
+    ),
+    "log-probabilities of a model": plain(
+        "with the policy policies:scores needs log-probabilities ... whatever its engine",
+        *("method=gold", "teacher.policy=policies:scores", "teacher.engine=transformers"),
+    ),
+    "log-probabilities for a triage": plain(
+        "method 'gold' with the triage policies:surest needs log-probabilities",
+        *("method=gold", "triage=policies:surest"),
+    ),
+    "log-probabilities for a check": plain(
+        "method 'policies:CHECKED' needs log-probabilities", "method=policies:CHECKED"
+    ),
+    "gold work for a policy": own("with the policy policies:work learns from", "teacher.policy=policies:work"),
+    "a need that is a fact": plain(
+        "`requires` of the `teach` slot of method 'tailored' is True; name what is needed, e.g. ('gold',)",
+        "teacher.policy=policies:claims",
+    ),
+    "a need that is a number": plain("is ['gold', 3]; name what is needed", "teacher.policy=policies:counts"),
+    "a method's need that is a fact": plain(
+        "`requires` of method 'tailored' is True; name what is needed", "method=policies:CLAIMED"
     ),
     "a need that is none": plain("requires 'logprob' ... nearest is `logprobs`", "teacher.policy=policies:guesses"),
     "records of a model": plain("needs a teacher that fills records (`schema`)", "teacher.engine=transformers"),
@@ -146,6 +195,17 @@ BAD: dict[str, Bad] = {
     "no decay": plain("`decay` is a factor above 0", "schedule.decay=-1"),
     "a share below nothing": plain("`fill` is shares of at least 0", "schedule.fill={own: -1}"),
     "a round that never was": plain("`schedule.start` is round 7 ... 0 to 0", "schedule.start=7"),
+    "modules by a number": plain(
+        "`target_modules` is 5. It is a list of modules' names", "update.lora.target_modules=5"
+    ),
+    "modules by what is no expression": plain(
+        "`target_modules` is '*proj', no regular expression (nothing to repeat at position 0). It is a list",
+        "update.lora.target_modules='*proj'",
+    ),
+    "a setting of a method's own": plain(
+        "the `settings` of method 'gold': `target_module` is no field ... nearest is `target_modules`",
+        "method=policies:MISTYPED",
+    ),
     "patience of none": plain("`patience` must be at least 1", "schedule.patience=0"),
     "a seed that no library takes": plain("`seed` ... greater than or equal to 0, got -1", "seed=-1"),
     "a type of number that is none": plain("`student.dtype` ... 'float32'", "student.dtype=float3"),
@@ -174,6 +234,15 @@ BAD: dict[str, Bad] = {
     ),
     "half a character in a command": plain(
         "`teacher.options.a.b` has half of a character", "teacher.options.a.b=\udcff"
+    ),
+    "a student's name with a NUL": plain(
+        "the student: `model` is 'a\\x00b'; no file's name ... has a NUL. Write it without",
+        *('student.model="a\\0b"', "student.engine=transformers"),
+    ),
+    "a profile's name with a NUL": plain("a\\u0000b/provenance.json does not say", 'student.model="a\\0b"'),
+    "a teacher's name with a NUL": plain(
+        "the teacher: `model` is 'a\\x00b'; no file's name ... has a NUL",
+        *("method=gold", 'teacher.model="a\\0b"', "teacher.engine=transformers"),
     ),
     "half a character in a folder's name": Bad(
         ("small.yaml", "--run-dir", "runs/\udcff"), "the run folder's name ... choose another", planned=False
@@ -215,7 +284,15 @@ def nothing(model: Path) -> None:
 
 
 LONG = [{"question": "1+" * 80 + "1", "answer": 81}]
-MODELS: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
+FULL = [{"question": "1+" * 63 + "1", "answer": 64, "solution": "=64"}]  # 127 characters: with the template, 129 tokens
+TIGHT = [{"question": "1+" * 60 + "1", "answer": 61}]  # 123 tokens of 128
+A_MODEL_TEACHES = (
+    "student.engine=scripted",
+    "student.model=student",
+    "teacher.engine=transformers",
+    "teacher.model=model",
+)
+MODELS: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "no chat template": (without("chat_template.jinja"), (), "the student: the tokenizer of ... has no chat template"),
     "a pickle": (without("model.safetensors"), (), "holds no `*.safetensors` ... convert the weights"),
     "half of the weights": (cut, (), "model.safetensors is not a whole safetensors file: it is cut off"),
@@ -224,16 +301,46 @@ MODELS: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "none of the modules": (
         nothing,
         ("update.lora.target_modules=[query_key_value, dense]",),
-        "['query_key_value', 'dense'], and ... has none of these. It has ... q_proj",
+        "`update.lora`: ... ['query_key_value', 'dense'], and ... has none of these. It has ... q_proj",
+    ),
+    "none of the modules by an expression": (
+        nothing,
+        ("update.lora.target_modules=query_key_value",),
+        "'query_key_value', and ... has none of these. It has ... q_proj ... a regular expression for a module's whole",
+    ),
+    "modules of a method's own": (
+        nothing,
+        ("method=policies:AIMED",),
+        "the student: method 'gold': `target_modules` is ['query_key_value'] ... has none ... Set `update.lora",
+    ),
+    "an expression for more than layers": (
+        nothing,
+        ("update.lora.target_modules=.*attn.*",),
+        "'.*attn.*', which names `model.layers.0.self_attn` of ... too, and that is no layer",
     ),
     "a question longer than the context": (
         nothing,
         ("course.exam=long.jsonl",),
-        "problem 'exam-0001' is 161 tokens long, and the context of ... is 128 ... Shorten it, leave it out",
+        "problem 'exam-0001' is 163 tokens long ... and the context of ... is 128 ... Shorten it, leave it out",
+    ),
+    "a question that fits without its template": (
+        nothing,
+        ("course.practice=full.jsonl",),
+        "the student: problem 'practice-0001' is 129 tokens long as the chat template writes it",
+    ),
+    "a question longer than the teacher's context": (
+        nothing,
+        (*A_MODEL_TEACHES, "teacher.policy=policies:nothing", "course.practice=full.jsonl"),
+        "the teacher: problem 'practice-0001' is 129 tokens long as the chat template writes it, and the context of",
+    ),
+    "half of a tokenizer": (
+        lambda model: (model / "tokenizer.json").write_text("{"),
+        ("course.exam=long.jsonl",),
+        "tokenizer.json is no tokenizer",
     ),
     "no chat template for the teacher": (
         without("chat_template.jinja"),
-        ("student.engine=scripted", "student.model=student", "teacher.engine=transformers", "teacher.model=model"),
+        A_MODEL_TEACHES,
         "the teacher: the tokenizer of ... has no chat template",
     ),
 }
@@ -250,7 +357,8 @@ def modelled(shell: Shell, tiny: Path) -> Shell:
     for i, pool in enumerate(("practice", "quiz", "exam")):
         rows = [{**row, "solution": f"={row['answer']}"} for row in sums(10 + 20 * i, 8)]
         (shell.folder / f"{pool}.jsonl").write_text(lines(rows))
-    (shell.folder / "long.jsonl").write_text(lines(LONG))
+    for name, added in {"long": LONG, "full": FULL, "tight": TIGHT}.items():
+        (shell.folder / f"{name}.jsonl").write_text(lines(added))
     return shell
 
 
@@ -260,6 +368,84 @@ def test_a_model_that_could_not_work_is_refused_without_being_loaded(case: str, 
     spoil(modelled.folder / "model")
     done = refused(modelled, ["run", "own.yaml", *args], told)
     assert refused(modelled, ["plan", "own.yaml", *args], told).err == done.err
+
+
+def test_what_leaves_too_little_room_for_an_answer_is_told_with_its_cause_and_runs(modelled: Shell) -> None:
+    done = modelled("run", "own.yaml", "course.exam=tight.jsonl", "rounds=0", "-q")
+    assert done.code == 0 and done.err.count("\n") == 1, done.err
+    assert "warning: the student: in 1 of the problems an answer has less room than `max_tokens` (8)" in done.err
+    assert "is 128: 'exam-0001' leaves 5 tokens" in done.err and "a larger `max_tokens` does not help" in done.err
+    args = ("student.max_tokens=5", "rounds=0", "-q", "--run-dir", "runs/b")
+    assert modelled("run", "own.yaml", "course.exam=tight.jsonl", *args).err == ""
+
+
+def test_a_teacher_may_have_a_context_of_any_length_for_what_it_is_not_asked(modelled: Shell) -> None:
+    def plan(*args: str) -> int:
+        return modelled("plan", "own.yaml", *A_MODEL_TEACHES, *args).code
+
+    assert plan("course.practice=full.jsonl") == 0, "a control asks it nothing"
+    assert plan("course.practice=full.jsonl", "check=[gold, blind]") == 2
+    assert plan("course.exam=long.jsonl", "check=[gold, blind]") == 0, "nobody asks it the exam"
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        *("all-linear", "ALL-LINEAR", "q_proj", r".*\.q_proj", r".*\.(q|v)_proj", ".*proj", "model", ".*", ".*norm"),
+        *(["q_proj"], ["model.layers.1.mlp.up_proj"], ["proj"], ["self_attn"], ["q_proj", "norm"], ["q_proj", "none"]),
+        *(["embed_tokens"], "lm_head", [], None),
+    ],
+)
+def test_of_target_modules_just_those_are_refused_that_peft_refuses(targets: Any, tiny: Path) -> None:
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    auto: Any = transformers.AutoModelForCausalLM
+    told = {"r": 2, "target_modules": targets}
+    try:
+        get_peft_model(auto.from_pretrained(tiny), LoraConfig(task_type="CAUSAL_LM", **told))
+    except ValueError:
+        with pytest.raises(ValueError, match="`target_modules` is"):
+            can_be_trained(tiny, told)
+    else:
+        can_be_trained(tiny, told)
+
+
+EACH = "{% for m in messages %}<u>{{ m.content }}{% endfor %}"
+TEMPLATES = {
+    "plain": EACH + "{% if add_generation_prompt %}<a>{% endif %}",
+    "with special tokens": "{{ bos_token }}{{ eos_token }}{% for m in messages %}{{ m.content | trim }}{% endfor %}",
+    "with the day": "{% if tools is not none %}tools{% endif %}{{ strftime_now('%d %b %Y') | lower }}" + EACH,
+    "with blocks": "{% for m in messages %}\n  {% if loop.last %}{{ m | tojson }}{% break %}{% endif %}\n{% endfor %}",
+    "with what is generated": "<u> {%- generation -%} " + EACH + "\n{%- endgeneration %}\n<a>",
+    "that fails": "{% if tools is none %}{{ raise_exception('no') }}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_question_is_as_long_as_the_engine_will_find_it(
+    template: str, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    import jinja2
+    from transformers import AutoTokenizer
+
+    from tutorloop.agents.base import Chat
+
+    model = make_model(tmp_path / "model", TEMPLATES[template])
+    loaded: Any = AutoTokenizer
+    chat = Chat(loaded.from_pretrained(model))
+    for n in range(60, 129):
+        problem = Problem(id="a", messages=user(" " + "1" * n))
+        try:
+            room = 128 - len(chat.prompt(problem.messages))
+        except jinja2.TemplateError:
+            room = 127 - n  # what is asked is no shorter than the bare question
+        if room > 0:
+            told = fits(model, [problem], 8)
+            assert (f"leaves {room} tokens" in told) is (room < 8), (n, told)
+        else:
+            with pytest.raises(ValueError, match=f"is {128 - room} tokens long"):
+                fits(model, [problem], 8)
 
 
 @pytest.mark.parametrize("placement", ["local", pytest.param("ray", marks=pytest.mark.ray)])
@@ -343,9 +529,12 @@ def test_a_student_that_is_always_right_is_told_so_and_nothing_is_trained(method
 def test_a_student_that_is_always_wrong_is_taught(method: str, shell: Shell) -> None:
     """There is no right answer of its own to rehearse."""
     course(shell, wrong=True)
-    view, _ = ended(shell, f"method={method}", "check=[gold, answer, steps]")
-    assert view["rounds"][0]["quiz_accuracy"] == 0 and view["rounds"][1]["cases"] >= 12
-    assert view["exam"]["before"] == 0
+    view, out = ended(shell, f"method={method}", "check=[gold, answer, steps]")
+    assert view["rounds"][0]["quiz_accuracy"] == 0 and view["rounds"][1]["cases"] == 12
+    assert view["exam"]["before"] == 0 < view["exam"]["after"]
+    assert re.search(r"^ +0  0\.000  0\.000-0\.242  12 +0\.0%$", out, re.M), "none of twelve, and how sure that is"
+    assert re.search(r"^ +1  0\.333 .* yes +12 ", out, re.M), "each was a case, and what was learnt of them is kept"
+    assert "nothing to learn" not in out and "warning" not in out
 
 
 def test_a_teacher_that_always_abstains_is_told_of_and_the_student_stays_as_it_is(shell: Shell) -> None:
@@ -365,6 +554,18 @@ def test_lessons_of_which_none_is_sound_are_told_of(shell: Shell) -> None:
     course(shell, wrong=True)
     _, out = ended(shell, "method=tailored", "check=[own]")
     assert "lessons was sound" in out
+
+
+@pytest.mark.parametrize("chosen", ["[]", "None", "()"])
+def test_a_selection_of_nothing_is_told_of_and_the_student_stays_as_it_is(chosen: str, shell: Shell) -> None:
+    (shell.folder / "mine.py").write_text(
+        "from dataclasses import replace\nfrom tutorloop.policies.tailored import METHOD\n"
+        f"METHOD = replace(METHOD, select=lambda problems, room: {chosen})\n"
+    )
+    view, out = ended(shell, "method=mine:METHOD")
+    for n in (1, 2):
+        assert f"round {n}: nothing to learn: the state is unchanged; nothing was asked" in out
+    assert len({r["state"] for r in view["rounds"]}) == 1 and not any(r["teacher_calls"] for r in view["rounds"])
 
 
 # ---- any character
