@@ -12,6 +12,7 @@ Not covered: appending to a part, or changing one: a part is written once, by re
 
 import hashlib
 import os
+import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,8 +30,10 @@ from .files import REMEDY, Checksum, DamagedFile, Lines, atomic, atomic_write, c
 from .records import Failure
 from .redact import redacted
 
-# Arrow's own allocator keeps what was freed: twenty MiB of a driver, and more the longer its tables are.
-os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+if sys.platform == "linux":
+    # Arrow's usual allocator keeps what was freed: twenty MiB of a driver, and more the longer its tables are. The
+    # system's is left with holes by the little that a Parquet file under way remembers of each row group.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
 
 T = TypeVar("T")
 

@@ -44,8 +44,8 @@ class Entry:
 _ENTRIES = TypeAdapter(list[Entry])
 _RUN = b"run"
 """Where a Parquet file says whose it is."""
-GROUP = 1024
-"""Asks that are written at once: what a million of them need in memory."""
+GROUP = 4096
+"""Asks that are written at once. Fewer would need less memory, but of each group something is held to the end."""
 
 
 class Asks:
