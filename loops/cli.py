@@ -128,11 +128,12 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the runs are.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """List the runs below a folder, the damaged ones with their fault."""
+    """List the runs below a folder, those that are damaged or cannot be read with their fault."""
     from .show import listing
     from .words import listing_lines
 
-    found = listing(folder)
+    with _told():
+        found = listing(folder)
     _print(found, listing_lines(found) if found else [f"no runs below {folder}"], as_json)
 
 

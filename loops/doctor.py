@@ -128,7 +128,8 @@ def memory() -> Finding:
 
 def disk(folder: Path) -> Finding:
     """Of the file system on which a run folder lies or would lie."""
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    # Not `Path.exists`, which raises where nobody may look: what lies there cannot be written either.
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.exists(p))
     if not os.access(there, os.W_OK):
         return Finding(
             name="disk", status="fail", found=f"{there} cannot be written", advice="choose another --run-dir"

@@ -5,6 +5,9 @@
 A stamp is a sha256 over the run's identity, which `run.json` has, the document's place in the folder, and its content.
 Steps are numbered as they were committed, so that none can be missing between two others.
 
+A document may be whole and have another shape than this version gives it: then its writer has changed and `SCHEMA`
+has not. It is refused like a damaged one; `tests/test_schema.py` sees to it that this does not come about.
+
 Not covered: `logs/`; a last step that was removed is taken for one that was never done, and done again; a stamp shows
 damage and mix-ups and is no signature: who means to forge one can.
 """
@@ -15,16 +18,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
-from ..evals.files import REMEDY, atomic_write
+from ..evals.files import ALIEN, REMEDY, Checksum, atomic_write
 from ..evals.redact import redacted
+from ..evals.rows import adapter
+from ..policies.records import Json
 
 SCHEMA = 2
+"""Of what a run stores: these documents, the values of steps, tables, asks. Pinned in `tests/test_schema.py`."""
+OTHER = "Another version wrote it, under the same schema. Use that version for it, or a new --run-dir."
 
 
 class JournalError(RuntimeError):
     """A run folder cannot be used as asked: it is another run's, in use, damaged, or of another schema."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What `run.json` holds."""
+
+    run: str
+    """The run's identity."""
+    schema: int
+    config: Mapping[str, Json]
+    """As it was resolved."""
+    rounds: int
+    sources: Mapping[str, str]
+    """sha256 of each file outside the package that shapes the run."""
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What is on record of a finished step."""
+
+    step: str
+    number: int
+    """In the order in which steps were committed, from 1."""
+    inputs: str
+    """Digest."""
+    seconds: float
+    files: Mapping[str, Checksum]
+    """What it left, by path in the run folder."""
+    notes: Mapping[str, Json]
+    value: Any
 
 
 @dataclass
@@ -42,11 +81,14 @@ class Documents:
         told = from_json(redacted(to_json(told)))
         atomic_write(self.root / place, to_json({**told, "stamp": self._stamp(place, told)}, indent=1))
 
-    def read(self, place: str) -> dict[str, Any]:
+    def read(self, place: str, of: type[Any]) -> dict[str, Any]:
         """What was written there.
 
+        Args:
+            of: A dataclass of what there must be.
+
         Raises:
-            JournalError: it is damaged, in another's place, or another run's.
+            JournalError: it is damaged, in another's place, another run's, or of another shape.
         """
         told = _parsed(self.root / place)
         if told.pop("stamp", None) != self._stamp(place, told):
@@ -55,7 +97,27 @@ class Documents:
                 f"{self.root / place} is damaged: it is not what was written there. It was changed, exchanged with "
                 f"another file{which}. {REMEDY}"
             )
+        self._shaped(place, of, told)
         return told
+
+    def value(self, record: Mapping[str, Any], of: Any) -> Any:
+        """What a finished step came to, by its record.
+
+        Raises:
+            JournalError: it is of another shape.
+        """
+        return self._shaped(_place(record["step"]), of, record["value"])
+
+    def _shaped(self, place: str, of: Any, told: Any) -> Any:
+        try:
+            return adapter(of).validate_python(told, context={"root": self.root.resolve()})
+        except ValidationError as e:
+            wrong = e.errors()[0]
+            where = ".".join(map(str, wrong["loc"]))
+            raise JournalError(
+                f"{self.root / place} is whole, and of another shape than this version reads: {where or 'it'}: "
+                f"{wrong['msg']}. {OTHER}"
+            ) from None
 
     def _stamp(self, place: str, told: Mapping[str, Any]) -> str:
         return hashlib.sha256(to_json([self.run, place, told])).hexdigest()
@@ -64,7 +126,7 @@ class Documents:
 
     def step(self, name: str) -> dict[str, Any]:
         """The record of a finished step."""
-        return self.read(_place(name))
+        return self.read(_place(name), StepRecord)
 
     def done(self, name: str) -> bool:
         return (self.root / _place(name)).exists()
@@ -107,7 +169,7 @@ def run_record(root: Path) -> dict[str, Any]:
     """What `run.json` says.
 
     Raises:
-        JournalError: it is of another schema, or the file is damaged or missing.
+        JournalError: it is of another schema or shape, or the file is damaged or missing.
     """
     told = _parsed(root / "run.json")
     schema = told.get("schema")
@@ -116,7 +178,7 @@ def run_record(root: Path) -> dict[str, Any]:
         by = f"tutorloop {found['tutorloop']}, " if isinstance(found, dict) and "tutorloop" in found else ""
         out = "Use that version for it, or" if schema < SCHEMA else "Use that version, or a later one, for it, or"
         raise JournalError(f"{root} was written with {by}schema {schema}, this is {SCHEMA}. {out} a new --run-dir.")
-    return Documents(root, str(told.get("run"))).read("run.json")
+    return Documents(root, str(told.get("run"))).read("run.json", RunRecord)
 
 
 def _place(step: str) -> str:
@@ -128,6 +190,8 @@ def _parsed(path: Path) -> dict[str, Any]:
         value = from_json(path.read_bytes())
     except FileNotFoundError:
         raise JournalError(f"{path} is missing. {REMEDY}") from None
+    except IsADirectoryError:
+        raise JournalError(f"{path} is a folder, and a run has a file there. {ALIEN}") from None
     except ValueError as e:
         raise JournalError(f"{path} is damaged ({e}). {REMEDY}") from None
     if not isinstance(value, dict):

@@ -26,20 +26,23 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, ParamSpec, Self, TypeVar, get_type_hints
+from typing import Any, Literal, ParamSpec, Self, TypeVar, get_type_hints
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from ..agents.lanes import Lanes
-from ..evals.files import REMEDY, Checksum, checksum, whole
-from ..evals.records import Failure
+from ..agents.roles import Trained
+from ..evals.files import ALIEN, REMEDY, Checksum, checksum, whole
+from ..evals.pools import Course
+from ..evals.records import Failure, Problem, State
 from ..evals.rows import LIST, Rows, Table, adapter, checked_parts, write_rows
-from ..policies.records import Cost, Json
+from ..policies.records import Case, Cost, Example, Json, Lesson
 from ..policies.room import Asked, Recalled
+from ..policies.rounds import Proof, RoundReport, Sheet
 from .asks import Asks
-from .documents import Documents, run_record
+from .documents import OTHER, Documents, run_record
 from .documents import JournalError as JournalError
 
 P = ParamSpec("P")
@@ -49,6 +52,36 @@ T = TypeVar("T")
 Status = Literal["running", "paused", "stopped", "finished", "failed"]
 LET_GO = 0.5
 """Seconds to wait for the lock: somebody may just be looking whether it is held."""
+
+
+STEPS: Mapping[str, Any] = {
+    "course": Course,
+    "0": RoundReport,
+    "final": dict[str, Sheet],
+    "select": Rows[Problem],
+    "attempt": Rows[Case],
+    "verify": Rows[Case],
+    "triage": Rows[Case],
+    "teach": Rows[Lesson],
+    "check": Rows[Lesson],
+    "curate": Rows[Example],
+    "train": Trained,
+    "update": State,
+    "publish": Proof,
+    "quiz": Sheet,
+    "gate": RoundReport,
+}
+"""What the steps of a run come to, so that a run can be looked through before any of it is done again."""
+
+
+def value_of(step: str) -> Any:
+    """The type of a step's value; `None`: it is none of the cycle's.
+
+    >>> value_of("3/update").__name__, value_of("3/train-1-sft").__name__, value_of("final/3")
+    ('State', 'Trained', dict[str, tutorloop.policies.rounds.Sheet])
+    """
+    head, _, verb = step.partition("/")
+    return STEPS.get(verb.partition("-")[0] if head.isdigit() and verb else head)
 
 
 class Tick:
@@ -71,6 +104,15 @@ class Left:
     """Notes since the last shard."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StatusRecord:
+    """What `status.json` holds."""
+
+    status: Status
+    why: str
+    pid: int
+
+
 @dataclass
 class Journal:
     """One run folder, locked. Use `open`."""
@@ -89,8 +131,11 @@ class Journal:
         """Lock the folder, making it if need be. Nothing in it is read yet.
 
         Raises:
-            JournalError: another process runs in it.
+            JournalError: another process runs in it, or something lies where the run's own files must.
         """
+        for name in ("lock", "status.json"):  # which are not read first
+            if (root / name).is_dir():
+                raise JournalError(f"{root / name} is a folder, and a run has a file there. {ALIEN}")
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / "lock")
         try:
@@ -110,12 +155,20 @@ class Journal:
         return Asks(self.root / "asks", self.run)
 
     def check(self) -> None:
-        """Whether everything that was committed is there, and is what was written. Writes nothing.
+        """Whether everything that was committed is there, is what was written, and can be read. Writes nothing.
 
         Raises:
             JournalError, DamagedFile: it is not; which file, and what to do.
         """
+        try:
+            self._check()
+        except IsADirectoryError as e:
+            raise JournalError(f"{e.filename} is a folder, and a run has a file there. {ALIEN}") from None
+
+    def _check(self) -> None:
         for record in self.documents.records():
+            if of := value_of(record["step"]):
+                self.documents.value(record, of)
             for path, known in record["files"].items():
                 whole(self.root / path, Checksum(*known))
         for name in ("course", "rows"):
@@ -136,11 +189,12 @@ class Journal:
                 that does not survive the trip fails at once and not on the day of the first resume.
 
         Raises:
-            JournalError: the step is on record for other inputs.
+            JournalError: the step is on record for other inputs, or as of another shape.
         """
         # Tables know the run folder; a run that was moved is the same run.
         inputs = hashlib.sha256(to_json([args, kwargs]).replace(to_json(self.root), b'""')).hexdigest()
-        codec: TypeAdapter[R] = adapter(get_type_hints(getattr(do, "func", do))["return"])  # a `partial`'s own
+        of = get_type_hints(getattr(do, "func", do))["return"]  # a `partial`'s own
+        codec: TypeAdapter[R] = adapter(of)
         started = time.perf_counter()
         if not (replayed := self.done(name)):
             outer, self._left = self._left, Left()
@@ -160,6 +214,9 @@ class Journal:
                 f"{inputs[:8]}): config, data or an earlier step has changed. Use a new folder: --run-dir NEW"
             )
         self.tick.step(name, time.perf_counter() - started, replayed)
+        if replayed:  # another version may have written it; what was made just now would fail by a bug
+            found: R = self.documents.value(record, of)
+            return found
         return codec.validate_python(record["value"], context={"root": self.root})
 
     def vouch(self, path: Path) -> None:
@@ -261,15 +318,19 @@ def read_status(root: Path) -> tuple[Status, str]:
     """Status of a run folder and why. A `running` one whose process is gone was killed: it is `paused`.
 
     Raises:
-        JournalError: its `status.json` is damaged, or another run's. The next start of the run writes it anew.
+        JournalError: its `status.json` is damaged, another run's, or of another shape. The next start of the run writes
+            it anew.
     """
     if not (root / "status.json").exists():
         return "paused", "killed before it began"
     run = str(run_record(root)["run"]) if (root / "run.json").exists() else ""
     try:
-        told = Documents(root, run).read("status.json")
+        told = Documents(root, run).read("status.json", StatusRecord)
     except JournalError as e:
-        raise JournalError(f"{str(e).removesuffix(REMEDY)}The next start writes it anew.") from None
+        if str(e).endswith(ALIEN):  # no start writes over a folder
+            raise
+        what = str(e).removesuffix(REMEDY).removesuffix(OTHER)
+        raise JournalError(f"{what}The next start writes it anew.") from None
     if told["status"] == "running" and not locked(root):
         return "paused", "its process was killed; the same command goes on"
     return told["status"], told["why"]
@@ -277,7 +338,7 @@ def read_status(root: Path) -> tuple[Status, str]:
 
 def locked(root: Path) -> bool:
     """Whether a living process runs in this folder."""
-    if not (root / "lock").exists():
+    if not (root / "lock").is_file():
         return False
     lock = FileLock(root / "lock")
     try:

@@ -12,12 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from ..evals.files import Checksum, DamagedFile, whole
 from ..evals.pools import Course
 from ..evals.records import Gold
-from ..evals.rows import Rows, adapter
+from ..evals.rows import Rows
 from ..evals.statistics import mcnemar, transitions, wilson
 from ..evals.steps import check_steps
 from ..policies.records import Case
@@ -64,8 +64,7 @@ class RunFolder:
         """The value of a finished step; `None`: it is not done."""
         if not self.documents.done(name):
             return None
-        record = self.documents.step(name)
-        value: T = adapter(cast(Any, of)).validate_python(record["value"], context={"root": self.root.resolve()})
+        value: T = self.documents.value(self.documents.step(name), of)
         return value
 
     @cached_property
@@ -350,7 +349,7 @@ class RunLine:
 
     run: str
     status: str
-    """`damaged`: see `fault`."""
+    """Of a run, or `damaged`, or `unreadable` (nobody knows whether it is a run): see `fault`."""
     why: str = ""
     method: str = ""
     rounds: int = 0
@@ -361,11 +360,22 @@ class RunLine:
 
 
 def listing(folder: Path, depth: int = 3) -> list[RunLine]:
-    """Every run below a folder, or the folder itself; a damaged one with its fault."""
+    """Every run below a folder, or the folder itself; a damaged or unreadable one with its fault.
+
+    Raises:
+        OSError: the folder itself cannot be read.
+    """
     if _is_run(folder):
         return [_line(folder)]
     below = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() and depth else []
-    return [line for path in below for line in listing(path, depth - 1)]
+    return [line for path in below for line in _listed(path, depth - 1)]
+
+
+def _listed(folder: Path, depth: int) -> list[RunLine]:
+    try:
+        return listing(folder, depth)
+    except OSError as e:  # somebody else's
+        return [_faulty(folder, e)]
 
 
 def _is_run(folder: Path) -> bool:
@@ -390,11 +400,25 @@ def _line(root: Path) -> RunLine:
             exam=Change(before=exam.before, after=exam.after, n=exam.n),
         )
     except (JournalError, DamagedFile, OSError) as e:
-        return RunLine(run=printed(root), status="damaged", fault=printed(" ".join(str(e).split())))
+        return _faulty(root, e)
+
+
+def _faulty(root: Path, e: Exception) -> RunLine:
+    status, fault = "damaged", str(e)
+    if isinstance(e, OSError):
+        status, fault = "unreadable", f"{e.strerror}: {e.filename}. Gain access to it to see whether there is a run."
+    return RunLine(run=printed(root), status=status, fault=printed(" ".join(fault.split())))
 
 
 def _nearest_run(root: Path) -> str:
-    parent = root.parent
-    found = [p.name for p in parent.iterdir() if p.is_dir() and _is_run(p)] if parent.is_dir() else []
+    parent, found = root.parent, list[str]()
+
+    def is_run(path: Path) -> bool:
+        with suppress(OSError):  # somebody else's
+            return _is_run(path)
+        return False
+
+    with suppress(OSError):
+        found += [p.name for p in parent.iterdir() if is_run(p)]
     near = difflib.get_close_matches(root.name, found, n=3, cutoff=0.0)
     return f" In {parent} there are: {', '.join(near)}" if near else ""

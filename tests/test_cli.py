@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -480,6 +481,84 @@ def test_runs_lists_a_damaged_one_with_its_fault_and_the_others_all_the_same(cop
     assert listed["runs/small"]["exam"]["n"] == 100
     out = copy("runs").out
     assert "runs/torn: runs/torn/run.json is damaged" in out
+
+
+STRANGER = """
+import os, sys
+from pathlib import Path
+from tutorloop.loops import cli, doctor, history, show, words  # while there may be something to import
+if not os.geteuid():
+    os.setuid(65534)  # root may read anything
+if sys.argv[1] == "disk":
+    print(doctor.disk(Path(sys.argv[2])))
+else:
+    cli.app()
+"""
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """Somebody to whom not everything in a folder of runs is open, who may read as little as its modes say."""
+
+    folder: Path
+
+    def __call__(self, *args: str) -> Done:
+        command = [sys.executable, "-c", STRANGER, *args]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=120)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def stranger(finished: tuple[Shell, Done]) -> Iterator[Stranger]:
+    """`runs/small` is for everybody; of `closed`, `shut` and `torn` something or other is for nobody."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:  # a test's own folder is for nobody else
+        os.chmod(place, 0o755)
+        runs = Path(shutil.copytree(finished[0].folder / "runs", Path(place) / "runs"))
+        for name in ("closed", "shut", "torn"):
+            shutil.copytree(runs / "small", runs / name)
+        modes = {runs / "closed": 0o000, runs / "shut": 0o444, runs / "torn" / "steps" / "0.json": 0o000}
+        before = {path: path.stat().st_mode for path in modes}
+        for path, mode in modes.items():
+            path.chmod(mode)
+        yield Stranger(Path(place))
+        for path in modes:
+            path.chmod(before[path])
+
+
+def test_runs_names_what_it_may_not_read_and_lists_the_others_all_the_same(stranger: Stranger) -> None:
+    done = stranger("runs", "--json")
+    assert done.code == 0, done.err
+    listed = {line["run"]: line for line in done.json}
+    assert {name: line["status"] for name, line in listed.items()} == {
+        "runs/closed": "unreadable",
+        "runs/shut": "unreadable",
+        "runs/small": "finished",
+        "runs/torn": "unreadable",
+    }
+    for name in ("closed", "shut", "torn"):
+        assert f"Permission denied: runs/{name}/" in listed[f"runs/{name}"]["fault"]
+        assert "Gain access to it" in listed[f"runs/{name}"]["fault"]
+    out = stranger("runs").out
+    assert "runs/closed: Permission denied: runs/closed/run.json. Gain access" in out
+
+
+@pytest.mark.parametrize("args", [("runs", "runs/shut"), ("show", "runs/shut"), ("show", "runs/torn")])
+def test_what_is_asked_for_and_may_not_be_read_is_said_in_one_line(args: Sequence[str], stranger: Stranger) -> None:
+    done = stranger(*args)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done
+    assert f"tutorloop: Permission denied: {args[1]}/" in done.err and "Gain access to it" in done.err
+
+
+def test_a_run_that_is_not_there_is_looked_for_among_those_that_may_be_read(stranger: Stranger) -> None:
+    done = stranger("show", "runs/smal")
+    assert done.code == 2
+    assert done.err.endswith("(no run.json). In runs there are: small, torn\n")
+
+
+def test_the_doctor_sees_that_runs_cannot_be_where_nobody_may_look(stranger: Stranger) -> None:
+    done = stranger("disk", "runs/closed/mine/runs")
+    assert done.code == 0, done.err
+    assert "status='fail'" in done.out and "runs/closed cannot be written" in done.out
 
 
 def test_runs_without_any_is_no_error(shell: Shell) -> None:

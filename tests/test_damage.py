@@ -5,7 +5,11 @@ lists vouch for the other files (`loops/journal.py`). What nobody vouches for ha
 """
 
 import json
+import pickle
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tutorloop.loops.documents import SCHEMA
+from tutorloop.loops.documents import SCHEMA, Documents, StepRecord, run_record
 from tutorloop.loops.journal import Tick
 from tutorloop.loops.launch import launch
 from tutorloop.tests.policies_for_tests import small
@@ -161,6 +165,28 @@ def edited(name: str, **fields: Any) -> Damage:
     return do
 
 
+def folder(name: str) -> Damage:
+    """In its place there is a folder."""
+
+    def do(root: Path) -> None:
+        at(root, name).unlink()
+        (root / name).mkdir()
+
+    return do
+
+
+def reshaped(step: str, **fields: Any) -> Damage:
+    """Whole, of this run and in its place, as a version with other records would have written it."""
+
+    def do(root: Path) -> None:
+        documents = Documents(root, run_record(root)["run"])
+        place = f"steps/{step}.json"
+        told = {**documents.read(place, StepRecord), **fields}
+        documents.write(place, {key: value for key, value in told.items() if value is not None})
+
+    return do
+
+
 @dataclass(frozen=True)
 class Case:
     do: Damage
@@ -193,6 +219,8 @@ DOCUMENTS: dict[str, Case] = {
     "run.json gone": Case(gone("run.json"), "run.json is missing"),
     "run.json foreign": Case(foreign("run.json"), "or one of it and run.json is another run's"),
     "run.json a list": Case(lambda root: (root / "run.json").write_text("[]"), "it holds a list"),
+    "run.json a folder": Case(folder("run.json"), "run.json is a folder, and a run has a file there"),
+    "status a folder": Case(folder("status.json"), "status.json is a folder, and a run has a file there"),
     "older schema": Case(edited("run.json", schema=SCHEMA - 1), rf"schema {SCHEMA - 1}, this is {SCHEMA}"),
     "newer schema": Case(edited("run.json", schema=SCHEMA + 1), "Use that version, or a later one"),
     # steps
@@ -204,9 +232,24 @@ DOCUMENTS: dict[str, Case] = {
     "step gone": Case(gone("steps/1/check.json"), "written before steps/1/curate.json and after steps/1/teach.json"),
     "first step gone": Case(gone("steps/course.json"), "missing: it was written before steps/0.json"),
     "step of nobody": Case(foreign("steps/9.json", "steps/0.json"), "steps/9.json is damaged"),
+    "step a folder": Case(folder("steps/1/teach.json"), "steps/1/teach.json is a folder"),
+    # whole, and of another shape
+    "first report of another shape": Case(
+        reshaped("0", value={"number": 0}),
+        "steps/0.json is whole, and of another shape than this version reads: quiz: ",
+    ),
+    "report of another shape": Case(reshaped("2/gate", value=[]), "steps/2/gate.json is whole, and of another shape"),
+    "exam of another shape": Case(
+        reshaped("final/2", value={"exam": 1}), "of another shape than this version reads: exam"
+    ),
+    "record without its files": Case(
+        reshaped("1/teach", files=None), "of another shape than this version reads: files"
+    ),
 }
 FINISHED = {
     **DOCUMENTS,
+    "lock a folder": Case(folder("lock"), "lock is a folder, and a run has a file there"),
+    "table of another shape": Case(reshaped("1/teach", value={"n": 1}), "steps/1/teach.json is whole, and of another"),
     # tables
     **everything(PART),
     **everything(FAILED),
@@ -266,6 +309,7 @@ UNDONE: dict[str, Case] = {
     "asks gone": Case(gone(OPEN), f"{OPEN} holds 0 answers, and there were at least "),
     "asks cut": Case(cut(OPEN), f"{OPEN} holds "),
     "asks foreign": Case(foreign(OPEN), f"{OPEN} is another run's"),
+    "asks a folder": Case(folder(OPEN), f"{OPEN} is a folder"),
     "asks of another step": Case(copied(OPEN, "asks/3-teach.jsonl"), "asks/3-teach.jsonl is another run's, or of"),
     "part cut": Case(cut(OPEN_PART), OPEN_PART),
     "part gone": Case(gone(OPEN_PART), OPEN_PART),
@@ -296,7 +340,6 @@ def torn(name: str) -> Damage:
 
 
 HARMLESS: dict[str, tuple[str, Damage]] = {
-    "a lock of a dead process": ("a", lambda root: (root / "lock").write_text("4242")),
     "no lock": ("a", gone("lock")),
     "status cut": ("open", cut("status.json")),
     "status gone": ("a", gone("status.json")),
@@ -327,6 +370,30 @@ def test_what_a_kill_or_a_user_leaves_harms_nothing(case: str, home: Shell, shel
     assert came.keys() - extra == whole.keys()
     assert [key for key in came.keys() - extra if came[key] != whole[key]] == []
     assert shell("runs", "--json").json[0]["status"] == "finished"
+
+
+HOLDS = "import sys, time, pathlib, tutorloop.loops.journal as j; held = j.Journal.open(pathlib.Path(sys.argv[1]))"
+HOLDS += "; print('held', flush=True); time.sleep(600)"
+
+
+@pytest.mark.parametrize("name", ["a", "open"])
+def test_a_lock_holds_as_long_as_its_process_lives_and_no_longer(name: str, home: Shell, shell: Shell) -> None:
+    root = shell.folder / "runs" / name
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, root], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        before = shell.tree()
+        done = shell("run", "a.yaml", "--run-dir", f"runs/{name}", "--quiet")
+        assert (done.code, done.out) == (2, ""), done
+        assert f"runs/{name} is in use by another process. Wait for it" in done.err and done.err.count("\n") == 1
+        assert shell.tree() == before and holder.poll() is None
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    assert (root / "lock").exists(), "nobody has tidied up"
+    done = shell("run", "a.yaml", "--run-dir", f"runs/{name}", "--quiet")
+    assert done.code == 0, done.err
+    assert small.transcript(root) == small.transcript(home.folder / "runs" / "a")
 
 
 def test_a_file_that_was_restored_makes_the_run_whole_again(home: Shell, shell: Shell) -> None:
@@ -363,15 +430,59 @@ def test_what_is_read_to_be_shown_is_checked_first(do: Damage, named: str, shell
     refused(shell, ["show", "runs/a", problem], named)
 
 
+@pytest.mark.parametrize("case", ["older schema", "newer schema", "first report of another shape", "run.json a folder"])
+@pytest.mark.parametrize("args", [(), ("sub-0001",)])
+def test_what_another_version_wrote_is_not_shown_and_said_to_be_its(
+    case: str, args: tuple[str, ...], shell: Shell
+) -> None:
+    DOCUMENTS[case].do(shell.folder / "runs" / "a")
+    refused(shell, ["show", "runs/a", *args], DOCUMENTS[case].named)
+
+
 # ---- weights
 
 ADAPTER = "states/student-r0001-1-sft-*/adapter_model.safetensors"
 CONFIG = "states/student-r0001-1-sft-*/adapter_config.json"
+STATE = "states/student-r0001-1-sft-*"
+
+
+def exchanged(one: str, other: str) -> Damage:
+    """Two folders in each other's place."""
+
+    def do(root: Path) -> None:
+        a, b = at(root, one), at(root, other)
+        a.rename(root / "aside")
+        b.rename(a)
+        (root / "aside").rename(b)
+
+    return do
+
+
+class Bomb:
+    """Whoever opens a pickle of it leaves a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def pickled(root: Path) -> None:
+    """Under each name by which a library might look for weights."""
+    for state in (root / "states").iterdir():
+        for name in ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin"):
+            (state / name).write_bytes(pickle.dumps(Bomb(root / "opened")))
+
+
 WEIGHTS: dict[str, Case] = {
     "adapter cut": Case(cut(ADAPTER), "adapter_model.safetensors is not the file"),
     "adapter flipped": Case(flipped(ADAPTER), "adapter_model.safetensors is not the file"),
     "adapter gone": Case(gone(ADAPTER), "adapter_model.safetensors is missing"),
     "adapters swapped": Case(swapped(ADAPTER, ADAPTER.replace("r0001", "r0002")), "is not the file"),
+    "adapter foreign": Case(foreign(ADAPTER), "adapter_model.safetensors is not the file"),
+    "states swapped": Case(exchanged(STATE, STATE.replace("r0001", "r0002")), "is not the file"),
+    "a pickle for the adapter": Case(both(gone(ADAPTER), pickled), "adapter_model.safetensors is missing"),
     "config cut": Case(cut(CONFIG), "adapter_config.json is not the file"),
     "config edited": Case(edited(CONFIG, lora_alpha=1), "adapter_config.json is not the file"),
     "config gone": Case(gone(CONFIG), "adapter_config.json is missing"),
@@ -380,7 +491,7 @@ WEIGHTS: dict[str, Case] = {
 
 @pytest.fixture(scope="module")
 def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two rounds on a random model."""
+    """Two rounds on a random model: `runs/a`; `runs/b` is of another seed."""
     folder = tmp_path_factory.mktemp("trained")
     rows = [{"question": f"{i}+{i + 1}", "answer": 2 * i + 1, "solution": f"={2 * i + 1}"} for i in range(16)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -396,6 +507,7 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "a.yaml").write_text(json.dumps(told))
     launch(folder / "a.yaml", folder / "runs" / "a")
+    launch(folder / "a.yaml", folder / "runs" / "b", ["seed=1", "rounds=1"])
     return folder
 
 
@@ -404,3 +516,17 @@ def test_damaged_weights_are_named_without_loading_them(case: str, trained: Path
     shell = Shell(Path(shutil.copytree(trained, tmp_path / "copy")))
     WEIGHTS[case].do(shell.folder / "runs" / "a")
     refused(shell, ["run", "a.yaml", "--run-dir", "runs/a", "rounds=3"], WEIGHTS[case].named)
+
+
+def test_a_pickle_beside_the_weights_is_never_opened(trained: Path, tmp_path: Path) -> None:
+    """It is nobody's: no record vouches for it, and who loads a state takes the safetensors alone."""
+    shell = Shell(Path(shutil.copytree(trained, tmp_path / "copy")))
+    root, command = shell.folder / "runs" / "a", ["run", "a.yaml", "--run-dir", "runs/a", "rounds=3", "-q"]
+    pickled(root)
+    done = shell(*command)
+    assert done.code == 0, done.err
+    assert any("/3/train-" in step for step in small.states(root)), "a state was loaded and trained on"
+    mark = root / "opened"
+    assert not mark.exists()
+    pickle.loads(at(root, f"{STATE}/adapter_model.bin").read_bytes())
+    assert mark.exists(), "it would have shown"
