@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 import pytest
 
 from tutorloop.agents import placement
@@ -314,6 +316,24 @@ def test_ray_listens_to_this_machine_only(ray: None) -> None:
     assert library.util.get_node_ip_address() == "127.0.0.1"
     assert found
     assert found <= {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+@pytest.mark.ray
+def test_ray_serves_no_dashboard(ray: None) -> None:
+    """Its process is there, since Ray counts usage in it, with the pages turned off; nobody is on the pages' ports."""
+    from ray._private.worker import get_dashboard_url
+
+    commands, listening = list[str](), set[int]()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a worker that was idle for long
+            sockets = process.net_connections(kind="inet")
+            listening |= {s.laddr.port for s in sockets if s.status == psutil.CONN_LISTEN}
+            commands.append(" ".join(process.cmdline()))
+    (dashboard,) = (told for told in commands if "/dashboard/dashboard.py" in told)
+    assert "--disable-frontend" in dashboard
+    assert get_dashboard_url() == ""
+    assert listening and not listening & {*range(8265, 8265 + 51)}, "where it would be: it takes the next that is free"
+    assert not [told for told in commands if told.startswith("ray-dashboard-")]
 
 
 def test_a_cluster_without_authentication_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

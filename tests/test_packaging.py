@@ -4,6 +4,8 @@ import ast
 import doctest
 import importlib
 import inspect
+import json
+import os
 import pickle
 import pkgutil
 import shutil
@@ -212,6 +214,31 @@ def test_what_a_person_has_set_about_reports_stays_as_it_is(monkeypatch: pytest.
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     ask = [sys.executable, "-c", "import os, tutorloop; print(os.environ['RAY_USAGE_STATS_ENABLED'])"]
     assert subprocess.check_output(ask, text=True) == "1\n"
+
+
+def test_a_real_round_with_the_network_allowed_tries_no_other_machine(tmp_path: Path) -> None:
+    """Neither offline nor in CI, where nothing would be reported; and no proxy, which may be on this machine."""
+    told = {
+        "rounds": 1,
+        "placement": "local",
+        "course": {"practice": 40, "quiz": 20, "exam": 10, "twins": 0, "retention": 0},
+        "schedule": {"rows": 16},
+    }
+    (tmp_path / "experiment.json").write_text(json.dumps(told))
+    silent = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "CI", "GITHUB_ACTIONS", "HF_ENDPOINT"}
+    silent |= tutorloop.QUIET.keys() | {name for name in os.environ if name.lower().endswith("_proxy")}
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/drivers/online.py", "experiment.json", "run"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name not in silent},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["would"] == ["trl/SFTTrainer", "trl/other"], "each training asks for it; our DPO is unknown to TRL"
+    assert seen["unquiet"] == ["huggingface.co"], "else nothing would be seen"
+    assert seen["tried"] == []
 
 
 # ---- how it reads
