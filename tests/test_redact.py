@@ -19,7 +19,7 @@ from tutorloop.loops.config import ConfigError, holds_no_secret, resolve
 from tutorloop.loops.journal import Journal
 from tutorloop.policies.records import Cost
 from tutorloop.policies.room import Asked, Recalled
-from tutorloop.tests.policies_for_tests import leaky, small
+from tutorloop.tests.policies_for_tests import leaky, leaky_training, small
 
 DRIVER = Path(__file__).parent / "drivers" / "watched.py"
 CANARIES = {
@@ -86,8 +86,8 @@ def command(
 
 
 def furnish(folder: Path, **changes: Any) -> Path:
-    changes |= {"method": f"{leaky.__file__}:METHOD", "rounds": 1, "failures": 1.0, "student__model": "student"}
-    told = small.experiment(folder, **changes)
+    usual = {"method": f"{leaky.__file__}:METHOD", "rounds": 1, "failures": 1.0, "student__model": "student"}
+    told = small.experiment(folder, **{**usual, **changes})
     (folder / "leaky.yaml").write_text(yaml.safe_dump(told))
     return folder
 
@@ -183,8 +183,48 @@ def test_a_crash_on_ray_leaves_no_secret_in_any_folder_or_process_and_ray_listen
     watched = json.loads((folder / "watched.json").read_bytes())
     assert {"raylet", "gcs_server"} <= {Path(name.split(" ")[0]).name for name in watched["environments"]}
     assert watched["environments"] and not any(watched["environments"].values())
+    assert all("--disable-frontend" in name for name in watched["environments"] if "/dashboard.py" in name)
     assert watched["listening"] and set(watched["listening"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert set(watched["connected"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_crash_in_a_real_training_leaves_no_secret_in_any_folder_either(
+    placement: str, place: Path, tmp_path: Path
+) -> None:
+    """The shipped student and TRL, with the temporary folder and the libraries' caches where we look."""
+    folder = furnish(
+        tmp_path,
+        method=f"{leaky_training.__file__}:METHOD",
+        student={"engine": "transformers"},
+        placement=placement,
+        course={"practice": 100, "quiz": 20, "exam": 10, "twins": 0, "retention": 0},
+        update__sft__per_device_train_batch_size=4,
+    )
+    for name in ("tmp", "cache"):
+        (folder / name).mkdir()
+    told = {**CANARIES, "TMPDIR": str(folder / "tmp"), "HF_HOME": str(folder / "cache")}
+    crashed = command(folder, secret=told, driver=placement == "ray")
+    assert crashed.returncode == 1, crashed.stderr.decode()
+    when = "in" if placement == "local" else "after"
+    assert f"a crash {when} a training: <$A_TEST_KEY>".encode() in crashed.stderr
+    assert f"a crash {when} a training: <$A_TEST_KEY>" in (folder / "run/logs/driver.log").read_text()
+    assert printed(crashed) == []
+    assert leaks(folder) == {}
+    trained = [*folder.glob("run/states/student-r0001-1-sft-*")]
+    if placement == "ray":
+        assert (folder / "run/logs/learner-0.log").exists() and trained
+        watched = json.loads((folder / "watched.json").read_bytes())
+        assert watched["environments"] and not any(watched["environments"].values())
+    else:
+        assert b"the key is <$A_TEST_KEY>" in crashed.stderr and trained == [], "the training was under way"
+    (folder / "mended").write_text("")
+    done = command(folder, secret=told)
+    assert done.returncode == 0, done.stderr.decode()
+    assert printed(done) == []
+    assert leaks(folder) == {}
+    assert [*folder.glob("run/states/student-r0001-1-sft-*")]
 
 
 # ---- what is one
