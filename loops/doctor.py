@@ -33,6 +33,8 @@ TESTED = Path(__file__).parent.parent / "constraints.txt"
 TESTED_PYTHON = "3.11"
 PATIENCE = 60.0
 """Seconds that a library may take to answer. Usually it is two for torch and four for Ray."""
+NVIDIA = Path("/dev/nvidia0")
+"""Where there is an NVIDIA GPU that this process may reach."""
 GB = 1 << 30
 
 Status = Literal["ok", "warn", "fail"]
@@ -158,6 +160,10 @@ def gpus() -> Finding:
     answered, told = _ask(code)
     if not answered:
         return Finding(name="gpus", status="fail", found=told, advice="mend torch or its driver; roles need torch")
+    there = NVIDIA if NVIDIA.exists() else shutil.which("nvidia-smi")
+    if there and not told:
+        advice = "install a torch built for CUDA, or look at nvidia-smi and CUDA_VISIBLE_DEVICES; roles run on the CPU"
+        return Finding(name="gpus", status="warn", found=f"torch sees none, and there is {there}", advice=advice)
     return Finding(name="gpus", status="ok", found="; ".join(told.splitlines()) or "none; roles run on the CPU")
 
 

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from tutorloop.agents import leftovers
 from tutorloop.agents.leftovers import Leftover
 from tutorloop.loops import doctor
 from tutorloop.loops.cli import app
-from tutorloop.loops.doctor import Finding, examine, package
+from tutorloop.loops.doctor import Finding, Status, examine, package
 
 Usage = namedtuple("Usage", "total used free")
 Memory = namedtuple("Memory", "total available")
@@ -64,6 +67,16 @@ def test_every_dependency_is_looked_at_and_the_tested_set_ships_with_the_package
 
 
 # ---- the machine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all cores are counted")
+@pytest.mark.parametrize(("allowed", "found"), [([5], "1 core"), ([0, 2, 3], "3 cores")])
+def test_the_cores_that_this_process_may_use_are_counted(
+    monkeypatch: pytest.MonkeyPatch, allowed: list[int], found: str
+) -> None:
+    assert doctor.cpu().found.split()[0] == str(len(os.sched_getaffinity(0)))
+    monkeypatch.setattr("psutil.Process.cpu_affinity", lambda process: allowed)
+    assert doctor.cpu() == Finding(name="cpu", status="ok", found=found)
 
 
 @pytest.mark.parametrize(("gigabytes", "status"), [(8, "ok"), (2, "warn"), (0.1, "fail")])
@@ -147,6 +160,57 @@ def test_a_library_answers_or_says_why_not_and_is_told_no_secret(
     assert doctor._ask(code) == told
 
 
+NONE = (True, "")
+BROKEN = (False, "ImportError: libcudart.so.12 is missing")
+
+
+@pytest.mark.parametrize(
+    ("told", "device", "tool", "status", "found", "advice"),
+    [
+        ((True, "NVIDIA H100, 80 GB"), True, True, "ok", "NVIDIA H100, 80 GB", ""),
+        ((True, "A, 80 GB\nB, 24 GB"), False, False, "ok", "A, 80 GB; B, 24 GB", ""),
+        (NONE, False, False, "ok", "none; roles run on the CPU", ""),
+        (NONE, True, False, "warn", "torch sees none, and there is .*/nvidia0", "a torch built for CUDA"),
+        (NONE, False, True, "warn", "torch sees none, and there is .*/nvidia-smi", "a torch built for CUDA"),
+        (BROKEN, True, True, "fail", BROKEN[1], "mend torch"),
+    ],
+)
+def test_gpus_are_named_as_torch_sees_them_and_one_that_it_does_not_see_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    told: tuple[bool, str],
+    device: bool,
+    tool: bool,
+    status: str,
+    found: str,
+    advice: str,
+) -> None:
+    for name, there in (("nvidia0", device), ("nvidia-smi", tool)):
+        if there:
+            (tmp_path / name).touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "NVIDIA", tmp_path / "nvidia0")
+    monkeypatch.setattr(doctor, "_ask", lambda code: told)
+    finding = doctor.gpus()
+    assert finding.status == status
+    assert re.fullmatch(found, finding.found)
+    assert advice in finding.advice and bool(advice) == bool(finding.advice)
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "found", "advice"),
+    [
+        ((True, "127.0.0.1"), "ok", "a local Ray started and answered on 127.0.0.1", ""),
+        ((False, "no answer within 60 s"), "fail", "no answer within 60 s", "mend it, or run with `placement=local`"),
+    ],
+)
+def test_ray_has_answered_or_what_it_said_is_told_with_a_way_around_it(
+    monkeypatch: pytest.MonkeyPatch, told: tuple[bool, str], status: Status, found: str, advice: str
+) -> None:
+    monkeypatch.setattr(doctor, "_ask", lambda code: told)
+    assert doctor.ray() == Finding(name="ray", status=status, found=found, advice=advice)
+
+
 # ---- leftovers
 
 
@@ -191,8 +255,17 @@ def test_secrets_are_told_by_name(quick: pytest.MonkeyPatch, tmp_path: Path) -> 
 def test_on_this_machine_torch_and_ray_answer_and_leftovers_are_removed(
     place: Path, dead: Path, tmp_path: Path
 ) -> None:
-    found = by_name(examine(tmp_path))
-    assert found["gpus"].status == "ok"
+    """The command in a process of its own, with all that it asks of others."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tutorloop", "doctor", "--json"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    found = by_name([Finding(**line) for line in json.loads(done.stdout)])
+    assert done.returncode == (2 if any(finding.status == "fail" for finding in found.values()) else 0)
+    beside = {"python", "cpu", "memory", "disk", "gpus", "ray", "leftovers", "bubblewrap", "secrets"}
+    assert beside | {"torch", "trl"} <= found.keys()
+    assert found["disk"].found.endswith(f" at {tmp_path}")
+    assert found["gpus"].status != "fail"
     assert found["ray"] == Finding(name="ray", status="ok", found="a local Ray started and answered on 127.0.0.1")
     assert found["leftovers"].found == f"{dead} and 0 processes of dead runs; removed"
     assert list(place.iterdir()) == []

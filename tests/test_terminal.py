@@ -115,6 +115,31 @@ def test_every_command_prints_letters_and_lines(folder: Path, screen: str) -> No
             assert any("\x1b]52;c" in text for text in strings(json.loads(told)))
 
 
+EXAMINED = """
+import tutorloop.loops.doctor, tutorloop.__main__ as command
+from tutorloop.tests.policies_for_tests.rude import RUDE
+tutorloop.loops.doctor._ask = lambda code: (False, RUDE)
+command.main()
+"""
+
+
+def test_the_commands_that_need_no_run_print_letters_and_lines_too(folder: Path, screen: str) -> None:
+    """Where a folder's name is rude, and torch and Ray are."""
+    (folder / "examined.py").write_text(EXAMINED)
+    for command in (["doctor", f"runs/{NAME}"], ["methods"]):
+        for as_json in ([], ["--json"]):
+            python = ["examined.py"] if command[0] == "doctor" else ["-m", "tutorloop"]
+            code, told = on_a_terminal(folder, *command, *as_json, python=python)
+            assert (code, unprintable(told)) == (2 if command[0] == "doctor" else 0, set()), command
+            assert not pretended(told)
+            texts = [*strings(json.loads(told))] if as_json else told.splitlines()
+            if command[0] == "methods":
+                assert any("tailored" in text for text in texts)
+            else:
+                rude = "\x1b]52;c" if as_json else "\\u001b]52;c"
+                assert sum(rude in text for text in texts) == 3, "gpus, ray, disk"
+
+
 @pytest.mark.parametrize(
     "args",
     [
