@@ -1,6 +1,6 @@
 """How many replicas a role has changes how long a run takes, and nothing else; each proves its state before it answers.
 
-Scripted roles, in this process and in actors; kills are kills. Real engines: `test_real_run.py`.
+Scripted roles, in this process and in actors; kills are kills. Real engines: once here, else `test_real_run.py`.
 """
 
 import json
@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tutorloop.agents import placement
 from tutorloop.agents.hosts import InProcess
 from tutorloop.agents.placement import Actor
 from tutorloop.agents.roles import Evidence, PublishError, RoleDied, RoleSpec
+from tutorloop.agents.transformers_server import TransformersServer
 from tutorloop.evals.records import State
 from tutorloop.evals.rows import Table
 from tutorloop.loops.config import ConfigError, changed
@@ -30,6 +32,7 @@ from tutorloop.loops.launch import Interrupted, launch
 from tutorloop.loops.plan import plan, plan_lines
 from tutorloop.loops.slots import TooManyFailures
 from tutorloop.tests.policies_for_tests import small
+from tutorloop.tests.test_cli import Shell
 
 SOON = 30.0
 """Seconds after which a test that waits has failed."""
@@ -327,6 +330,65 @@ def test_one_stale_replica_of_three_blocks_the_round(
     assert not (root / "steps/2/publish.json").exists() and not list(root.glob("rows/sheets/*/student-r0002*"))
     assert launch(experiment(home, 3), root).status == "finished"
     assert differing(one, root) == []
+
+
+@pytest.mark.ray
+def test_a_stale_replica_in_an_actor_blocks_the_round_and_the_command_ends_with_1(
+    home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell, root = Shell(tmp_path), tmp_path / "run"
+    told = experiment(home, 2, placement="ray", teacher__replicas=1)
+    (tmp_path / "two.yaml").write_text(yaml.dump(told))
+    with monkeypatch.context() as patched:
+        watched = Watched(Stale("student/1", root.resolve())).on(Actor, patched)
+        done = shell("run", "two.yaml", "--run-dir", "run", "-q")
+    assert done.code == 1 and done.err.count("\n") == 1
+    assert "PublishError: student/1: student-r0002-2-dpo" in done.err and "holds another state than was" in done.err
+    proven = {name for name, how, state in watched.calls if how == "prove" and "-r0002-" in state}
+    assert "student/1" not in proven and ("student/1", "prove") in {call[:2] for call in watched.calls}
+    assert not [call for call in watched.calls if call[1] in ("generate", "sit") and "-r0002-" in call[2]]
+    assert all(gone(pid) for pids in watched.pids.values() for pid in pids)
+    assert shell("run", "two.yaml", "--run-dir", "run", "-q", "placement=local").code == 0
+    assert differing(one, root) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["student/1", "evaluator/0"])
+def test_one_real_replica_of_two_that_serves_last_rounds_adapter_blocks_the_round(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shipped student, a model for each replica; the stale one takes the new name for the old weights."""
+    told = {
+        "rounds": 2,
+        "method": "gold",
+        "placement": "local",
+        "course": {"practice": 40, "quiz": 20, "exam": 10, "twins": 0, "retention": 0},
+        "schedule": {"rows": 16},
+        "student": {"replicas": 2},
+        "evaluator": {"replicas": 2},
+    }
+    root, activate = tmp_path / "run", TransformersServer._active
+    stale, last = list[Any](), list[State]()
+
+    def remember(host: Any, method: str, args: tuple[Any, ...]) -> None:
+        if host.name == name and method == "prove":
+            stale[:] = [host.role.server if name.startswith("evaluator") else host.role]
+
+    def active(server: TransformersServer, state: State) -> Any:
+        if stale and server is stale[0] and "-r0001-2-" in state.name:
+            last[:] = [state]
+        forgets = stale and server is stale[0] and "-r0002-" in state.name
+        return activate(server, last[0] if forgets else state)
+
+    with monkeypatch.context() as patched:
+        watched = Watched(remember).on(InProcess, patched)
+        patched.setattr(TransformersServer, "_active", active)
+        with pytest.raises(PublishError, match=f"{name}: student-r0002-.* differ from the trainer's") as caught:
+            launch(told, root)
+    assert last and read_status(root) == ("failed", f"PublishError: {caught.value}")
+    assert not [call for call in watched.calls if call[1] in ("generate", "sit") and "-r0002-" in call[2]]
+    assert not (root / "steps/2/publish.json").exists() and not list(root.glob("rows/sheets/*/student-r0002*"))
+    assert launch(told, root).status == "finished"
 
 
 @pytest.mark.parametrize("name", ["student/2", "evaluator/1", "teacher/1"])
