@@ -105,3 +105,13 @@ def test_it_agrees_with_the_labels_of_other_projects_but_for_the_rows_in_the_doc
     assert counts in document
     listed = re.findall(r"^\| ([\w:]+#\d+) \| ([\w ]+) \| (\w+) \|", document, re.MULTILINE)
     assert listed == re.findall(r"^\| ([\w:]+#\d+) \| ([\w ]+) \| (\w+) \|", disagreements, re.MULTILINE)
+
+
+def test_the_document_says_of_every_disagreement_who_is_right_and_why() -> None:
+    document = (ROOT / "docs" / "graders.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [\w:]+#\d+ \|.*$", document, re.MULTILINE)
+    assert len(rows) == 5
+    for row in rows:
+        _, _, _, _, verdict, _ = row.split("|")
+        who, _, why = verdict.strip().partition(". ")
+        assert who.startswith(("We are", "The label", "Neither")) and why, row
