@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -71,14 +72,15 @@ class TrlLearner:
             trainer.train()
         model.eval()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        after = [totals(model, self.base.chat.pad, pairs, batch) for pairs in sample]
         whole = all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad)
-        if not whole or not all(map(math.isfinite, losses)):
+        # A loss is of before its step: after a single one only what the model makes of its pairs now tells.
+        if not whole or not all(map(math.isfinite, chain(losses, *after))):
             raise Diverged(
                 f"the training of {job.name} diverged: its loss is {losses[-1]} after {len(losses)} steps, and its "
-                f"weights are {'' if whole else 'not '}finite. Nothing was published. Lower "
+                f"weights are {'' if whole else 'not '}finite.{_lost(after)} Nothing was published. Lower "
                 f"`update.{job.loss}.learning_rate` ({args['learning_rate']:g}) in a run of its own: --run-dir NEW"
             )
-        after = [totals(model, self.base.chat.pad, pairs, batch) for pairs in sample]
         notes: dict[str, Json] = {
             "rows": len(rows),
             "dropped_rows": rows.dropped,
@@ -201,6 +203,11 @@ class TrlLearner:
         part.rename(target)
         sync(states)
         return state
+
+
+def _lost(after: Sequence[Sequence[float]]) -> str:
+    lost = sum(not math.isfinite(x) for some in after for x in some)
+    return f" To {lost} of the answers that were read afterwards it gives no finite log-probability." if lost else ""
 
 
 def _warmup(args: Mapping[str, Any], rows: int) -> int:

@@ -52,6 +52,8 @@ def test_a_dpo_of_one_step_whose_loss_cannot_show_it_is_not_served_either(shell:
     """The loss is that before the step; the weights after it are enormous, and the answers no numbers."""
     done = shell("run", "real.yaml", "-q", WILD)
     root = shell.folder / "runs" / "real"
-    assert done.code != 0 and done.err.count("\n") == 1
-    assert "student-r0001-2-dpo" in done.err and "diverged" in done.err
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert "the training of student-r0001-2-dpo diverged" in done.err and "after 1 steps" in done.err
+    assert "answers that were read afterwards it gives no finite log-probability. Nothing was published." in done.err
+    assert not (root / "steps/1/train-2-dpo.json").exists()
     assert read_status(root)[0] == "failed" and served(root) == []
