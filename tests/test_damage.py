@@ -226,7 +226,7 @@ DOCUMENTS: dict[str, Case] = {
     # steps
     "step cut": Case(cut("steps/1/teach.json"), "steps/1/teach.json is damaged"),
     "step flipped": Case(flipped("steps/2/gate.json"), "steps/2/gate.json is damaged"),
-    "step edited": Case(edited("steps/1/teach.json", seconds=0.1), "steps/1/teach.json is damaged"),
+    "step edited": Case(edited("steps/1/teach.json", seconds=-1.0), "steps/1/teach.json is damaged"),
     "step foreign": Case(foreign("steps/1/attempt.json"), "steps/1/attempt.json is damaged"),
     "steps swapped": Case(swapped("steps/1/teach.json", "steps/2/teach.json"), "steps/1/teach.json is damaged"),
     "step gone": Case(gone("steps/1/check.json"), "written before steps/1/curate.json and after steps/1/teach.json"),

@@ -56,6 +56,8 @@ class Killed:
         self.lines: list[str] = log["lines"]
         self.syncs: int = log["syncs"]
         """How often it made something durable: twice for a file, once for lines of asks or notes."""
+        self.seconds: float = log["seconds"]
+        """How long it took."""
         self.whole = small.transcript(folder / "whole")
         self.paid = self.payments()
 
@@ -156,7 +158,7 @@ def test_a_policy_of_three_asks_killed_between_them_repays_none(asks: list[int],
 
 def test_killed_at_random_moments(killed: Killed) -> None:
     rng = random.Random(0)
-    moments = [f"after {rng.uniform(0.02, 0.6):.3f}" for _ in range(8)]
+    moments = [f"after {killed.seconds * rng.uniform(0.03, 0.3):.3f}" for _ in range(8)]
     told = killed.starts("in random", *moments, "finish")
     assert sum("killed by 9" in line for line in told) >= 3 and told[-1] == "finish: finished"
     killed.same("random")

@@ -86,9 +86,10 @@ def start(told: dict[str, Any], root: Path, payments: Path, how: str, what: str)
         asks = Counted(ItemModel.aask, int(what))
         ItemModel.aask = lambda *args, **named: asks(*args, **named)  # type: ignore[method-assign]
     tick = Dies(what) if how == "line" else small.Log()
+    began = time.monotonic()
     status = launch(told, root, tick=tick).status
     if how == "finish":
-        log = {"lines": tick.lines, "syncs": syncs.times}
+        log = {"lines": tick.lines, "syncs": syncs.times, "seconds": time.monotonic() - began}
         (payments.parent / f"{root.name}.log").write_text(json.dumps(log))
     return status
 
