@@ -154,7 +154,7 @@ def _written(folder: Path) -> Callable[[Problem], str]:
 
     As transformers does it, which takes seconds to load. A template that fails here leaves the bare question.
     """
-    from jinja2.sandbox import ImmutableSandboxedEnvironment  # comes with torch
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     def fails(why: str) -> None:
         raise ValueError(why)

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +27,7 @@ from tutorloop.agents.roles import Reply, Request
 from tutorloop.evals.arithmetic import profile, shipped, work
 from tutorloop.evals.files import sync
 from tutorloop.evals.records import Attempt, Problem, Verdict, user
+from tutorloop.evals.rows import PARQUET
 from tutorloop.loops.journal import Journal
 from tutorloop.policies.records import Case, Cost
 from tutorloop.policies.room import Asked
@@ -96,11 +96,10 @@ def write(journal: Journal, some: Sequence[Case], shard: int) -> Spent:
 
 def parquet(folder: Path) -> Spent:
     """The floor: the parts of a table, made again in memory by Arrow from columns that are ready."""
-    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
     tables = [pq.ParquetFile(path).read(use_threads=False) for path in sorted(folder.glob("*.parquet"))]
     with timed() as spent:
         for table in tables:
-            pq.write_table(table, pa.BufferOutputStream(), **options)
+            pq.write_table(table, pa.BufferOutputStream(), **PARQUET)
     return spent
 
 

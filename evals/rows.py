@@ -235,6 +235,8 @@ class where(Sequence[T]):
 
 
 LIST = "parts.jsonl"
+PARQUET: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+"""How a part is written. So few rows gain nothing from dictionaries and statistics, which take longer than they do."""
 
 
 def checked_parts(root: Path, folder: str, run: str) -> Iterator[Part]:
@@ -322,16 +324,8 @@ def _write(target: Path, records: Sequence[T], of: type[T], failures: Sequence[F
     ]
     if failures:
         atomic_write(_failures(target), b"\n".join(failed) + b"\n")
-    # So few rows gain nothing from dictionaries and statistics, which take longer than the rows; nor from Arrow's own
-    # way to a file, which takes as long as they do.
-    made = pa.BufferOutputStream()
-    pq.write_table(
-        pa.Table.from_arrays(arrays, schema=schema),
-        made,
-        compression="zstd",
-        use_dictionary=False,
-        write_statistics=False,
-    )
+    made = pa.BufferOutputStream()  # Arrow's own way to a file takes as long as the rows
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), made, **PARQUET)
     content = made.getvalue()
     with atomic(target) as part:
         part.write_bytes(content)

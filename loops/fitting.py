@@ -86,7 +86,7 @@ def check_models(config: Experiment, stages: Stages, specs: Mapping[str, RoleSpe
         "student": data.splits,
         "teacher": ["practice"] if any(map(_asks_the_teacher, stages)) else [],
     }
-    told = []
+    told = list[str]()
     for name, asked in pools.items():
         spec = specs[name]
         try:
@@ -98,7 +98,8 @@ def check_models(config: Experiment, stages: Stages, specs: Mapping[str, RoleSpe
                 if name == "student":
                     _can_be_trained(folder, config, stages)
                 problems = (problem for pool in asked for problem, _ in data.splits[pool])
-                told += [f"the {name}: {line}" for line in [fits(folder, problems, spec.max_tokens)] if line]
+                if line := fits(folder, problems, spec.max_tokens):
+                    told.append(f"the {name}: {line}")
         except ValueError as e:
             raise ConfigError(f"the {name}: {e}") from None
     for line in told:  # at the end: a refusal is one line
