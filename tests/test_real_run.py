@@ -281,7 +281,7 @@ def test_roles_that_are_killed_are_reported_and_replaced_and_change_nothing(
         "1/attempt 1/2": "student",
         "1/verify 1/2": "teacher",
         "1/curate": "learner 0.2",  # the SFT has begun
-        "2/train-1-sft": "learner 0.2",  # the DPO has begun
+        "2/train-1-sft": "learner 0.05",  # the DPO, of a fifth of a second, has begun
         "2/update": "student",  # before its handshake
         "2/publish": "evaluator",  # after its handshake
     }

@@ -78,6 +78,8 @@ class Killer(Tick):
         def training(cast: Cast, job: Job) -> Trained:  # the journal reads what it returns from here
             if self.kind == "training" and job.name == self.name:
                 threading.Timer(0.2, self.kill).start()
+                train(cast, job)
+                threading.Event().wait()  # a training may take less: it is not told of before the end comes
             return train(cast, job)
 
         swap: Callable[..., None] = setattr
