@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .evals.records import user as user
     from .loops.config import ConfigError as ConfigError
     from .loops.documents import JournalError as JournalError
+    from .loops.fork import fork as fork
     from .loops.history import History as History
     from .loops.history import read_history as read_history
     from .loops.launch import Interrupted as Interrupted
@@ -88,6 +89,7 @@ _WHERE = {
     "Trainer": ".policies.room",
     "Turn": ".evals.records",
     "Verdict": ".evals.records",
+    "fork": ".loops.fork",
     "grade": ".evals.graders",
     "launch": ".loops.launch",
     "plan": ".loops.plan",

@@ -166,10 +166,19 @@ class Cast:
                 "same model."
             )
         self._store(Evidence(state=base, canaries=canaries, before=mine, after=mine, noise=apart[worst]))
-        teacher = _common_base(self.seats["teacher"].replicas)
-        self._store(Evidence(state=teacher, canaries=(), before=(), after=(), noise=0.0))
-        serving = {"student": base, "teacher": teacher}
+        serving = {"student": base, "teacher": self._teacher()}
         return RoundReport(number=0, quiz=self.sit(course.quiz, serving), candidate=base, serving=serving)
+
+    def join(self, report: RoundReport) -> RoundReport:
+        """Take over from another cast after a round that it has played: the teacher may be another from here on."""
+        return replace(report, serving={**report.serving, "teacher": self._teacher(report.serving["teacher"])})
+
+    def _teacher(self, before: State | None = None) -> State:
+        teacher = _common_base(self.seats["teacher"].replicas)
+        if before is not None and teacher.digest != before.digest:
+            teacher = replace(teacher, name=f"{teacher.name}-{teacher.digest[:8]}")  # a name is never used again
+        self._store(Evidence(state=teacher, canaries=(), before=(), after=(), noise=0.0))
+        return teacher
 
     def publish(self, plan: Plan, state: State, examples: Rows[Example]) -> Proof:
         """Prove `state` to every server that will answer with it, each replica of it.

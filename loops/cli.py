@@ -8,12 +8,16 @@ import errno
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ..policies.rounds import Report
 
 app = typer.Typer(
     help="Teach one language model with another, in rounds.",
@@ -23,10 +27,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-File = Annotated[Path, typer.Argument(help="An experiment: a YAML file.")]
+File = Annotated[Path, typer.Argument(help="An experiment: a YAML file, or the folder of a run.")]
+Run = Annotated[Path, typer.Argument(help="A run's folder.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields in place of the file's: rounds=3.")
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for programs.")]
 
 CURES = {
@@ -61,32 +67,56 @@ def run(
     file: File,
     overrides: Overrides = None,
     run_dir: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<name of FILE>.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run an experiment. The same command resumes it; with more rounds or a larger budget it continues."""
-    root = run_dir or Path("runs") / file.stem
+    from .launch import launch
+
+    root = run_dir or (file if (file / "run.json").exists() else Path("runs") / file.stem)
     given = list(overrides or ())
-    command = shlex.join(["tutorloop", "run", str(file), "--run-dir", str(root), *given])
+    command = ["tutorloop", "run", str(file), "--run-dir", str(root), *given]
+    _go(root, partial(launch, file, root, given), command, quiet, as_json)
+
+
+@app.command()
+def fork(
+    run: Run,
+    run_dir: Annotated[Path, typer.Option(help="The fork's own folder.")],
+    from_round: Annotated[int, typer.Option(min=0, help="The last round that both share.")],
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on from a round of a run with a change, in a run of its own that shares what came before. Resumes too."""
+    from .fork import fork as forked
+
+    given = list(overrides or ())
+    command = ["tutorloop", "fork", str(run), "--from-round", str(from_round), "--run-dir", str(run_dir), *given]
+    _go(run_dir, partial(forked, run, run_dir, from_round, given), command, quiet, as_json)
+
+
+def _go(root: Path, start: Callable[..., "Report"], command: Sequence[str], quiet: bool, as_json: bool) -> None:
+    """Let a run go, and show what it came to."""
     with _told(root):
-        code = _launch(file, root, given, quiet, command)
+        code = _going(root, start, command, quiet)
         if as_json or not quiet:
             _show(root, as_json)
     raise typer.Exit(code)
 
 
-def _launch(file: Path, root: Path, overrides: list[str], quiet: bool, command: str) -> int:
+def _going(root: Path, start: Callable[..., "Report"], command: Sequence[str], quiet: bool) -> int:
     """Start, resume or continue; the exit code."""
-    from .launch import Interrupted, launch
+    from .launch import Interrupted
     from .progress import progress
     from .slots import TooManyFailures
 
     try:
         with progress(root, quiet) as tick, _warnings():
-            report = launch(file, root, overrides, tick=tick)
+            report = start(tick=tick)
     except Interrupted as e:
         _say(f"paused in {root}: {e}:")
-        _say(f"  {command}")
+        _say(f"  {shlex.join(command)}")
         return 128 + e.number
     except TooManyFailures as e:
         _say(f"stopped in {root}: {e}")
@@ -99,7 +129,7 @@ def _launch(file: Path, root: Path, overrides: list[str], quiet: bool, command: 
 
 @app.command()
 def show(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    run: Run,
     problem: Annotated[str | None, typer.Argument(help="Id of a problem, for its whole history.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -213,6 +213,28 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tu
     return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
 
 
+def overriding(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The overrides that make one dumped config the other, as far as they are fixed.
+
+    >>> overriding({"seed": 0, "update": {"sft": {"beta": 1}}}, {"seed": 1, "update": {"sft": {}}})
+    ['seed=1', 'update.sft={}']
+    >>> overriding({"method": "tailored"}, {"method": "gold"})
+    ['method=gold']
+    """
+    return sorted({_override(key.split("."), after) for key in changed(before, after)})
+
+
+def _override(path: Sequence[str], config: Any) -> str:
+    """The field of an experiment that holds this key, with its whole value: what a library is given has no fields."""
+    model: Any = Experiment
+    depth = 0
+    while isinstance(model, type) and issubclass(model, BaseModel):
+        config, model = config[path[depth]], model.model_fields[path[depth]].annotation
+        depth += 1
+    plain = isinstance(config, str) and config and _value(config) == config
+    return f"{'.'.join(path[:depth])}={config if plain else to_json(config).decode()}"
+
+
 def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a dumped config that make it this experiment and no other, by dotted name."""
     return {key: value for key, value in _flat(config) if key not in GROWS and key not in FREE}

@@ -36,11 +36,21 @@ class JournalError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fork:
+    """Where a run was forked off."""
+
+    parent: str
+    """Folder of the run whose first rounds it shares; that may be gone by now."""
+    round: int
+    """The last one that they share."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """What `run.json` holds."""
 
     run: str
-    """The run's identity."""
+    """The run's identity. A fork has its parent's: what they share is one and the same file."""
     schema: int
     config: Mapping[str, Json]
     """As it was resolved."""
@@ -48,6 +58,9 @@ class RunRecord:
     sources: Mapping[str, str]
     """sha256 of each file outside the package that shapes the run."""
     environment: Mapping[str, str]
+    folder: str = ""
+    """From which relative paths in the config are taken; empty: nobody knows."""
+    fork: Fork | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

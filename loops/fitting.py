@@ -38,12 +38,14 @@ def check_training(config: Experiment, stages: Stages) -> None:
             raise ConfigError(f"{whose}: {e}") from None
 
 
-def check_needs(config: Experiment, stages: Stages, data: Data) -> None:
+def check_needs(config: Experiment, stages: Stages, data: Data, before: int = 0) -> None:
     """
+    Args:
+        before: The last round that is done already, in a fork.
+
     Raises:
         ConfigError: the method, or a policy, needs what the teacher, the data or the earlier rounds have not.
     """
-    before = 0
     for rounds in (m.rounds for m in stages):
         for name in ("start", "reference"):
             if (value := getattr(rounds, name)).isdigit() and int(value) > before:

@@ -57,6 +57,7 @@ LET_GO = 0.5
 STEPS: Mapping[str, Any] = {
     "course": Course,
     "0": RoundReport,
+    "fork": RoundReport,
     "final": dict[str, Sheet],
     "select": Rows[Problem],
     "attempt": Rows[Case],

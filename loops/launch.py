@@ -6,6 +6,7 @@ report = tutorloop.launch("examples/arithmetic.yaml", run_dir="runs/a", override
 import gc
 import hashlib
 import platform
+import shlex
 import shutil
 import signal
 import sys
@@ -27,13 +28,13 @@ from ..agents.roles import Host, RoleSpec
 from ..agents.seats import Replica, Seat
 from ..evals.pools import Course, make_course
 from ..evals.records import halved
-from ..evals.rows import LIST
+from ..evals.rows import LIST, adapter
 from ..policies.rounds import Report
 from ..policies.slots import Stages
 from .book import Book
-from .config import ConfigError, CourseConfig, Experiment, changed, fixed, holds_no_secret, load, resolve
+from .config import ConfigError, CourseConfig, Experiment, changed, fixed, holds_no_secret, load, overriding, resolve
 from .courses import file_sources, read_course
-from .documents import SCHEMA, JournalError, run_record
+from .documents import SCHEMA, Documents, Fork, JournalError, run_record
 from .fitting import check_models, check_needs, check_training
 from .journal import Tick
 from .methods import stages_of
@@ -41,6 +42,10 @@ from .slots import TooManyFailures
 from .tutoring import run
 
 PACKAGES = ("tutorloop", "torch", "transformers", "peft", "trl", "ray", "datasets", "langchain-core")
+
+
+GIVEN = ("course", "student")
+"""Parts of an experiment on which every round stands: a fork cannot change them."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -69,6 +74,7 @@ def prepare(
     """Check an experiment, its data included, as far as that goes without starting anything.
 
     Args:
+        experiment: A file, its content, or the folder of a run, for the experiment that it was begun with.
         begun: The pools are in the run folder: only whether the files behind them have changed is looked at.
 
     Raises:
@@ -77,6 +83,9 @@ def prepare(
     """
     if isinstance(experiment, Mapping):
         config, folder = resolve(experiment, overrides), Path.cwd()
+    elif (Path(experiment) / "run.json").exists():
+        record = run_record(Path(experiment))
+        config, folder = resolve(record["config"], overrides), Path(record.get("folder") or Path.cwd())
     else:
         config, folder = load(Path(experiment), overrides), Path(experiment).resolve().parent
     stages, sources = stages_of(config, folder)
@@ -105,6 +114,7 @@ def launch(
     """Start a run, resume it, or continue it with more rounds or budget: always the same call.
 
     Args:
+        experiment: A file, its content, or the folder of a run.
         tick: Told of every step and shard.
         factory: Builds a role where it lives; it pickles. One of your own may wrap what `build` makes, to watch it.
 
@@ -117,7 +127,7 @@ def launch(
     root = Path(run_dir)
     before = _before(root)
     ready = prepare(experiment, overrides, begun=bool(before))
-    record = _record(ready, before)
+    record = record_of(ready, before)
     specs = role_specs(ready, root.resolve())
     company = _Company(specs=list(specs.values()), placement=ready.experiment.placement, factory=factory)
     with closing(company):
@@ -138,6 +148,7 @@ def launch(
 def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: "_Company", *, begun: bool) -> Report:
     """The run itself. What has become of it, whatever that is, is in its `status.json`."""
     book.budget, book.failures = ready.experiment.budget.value(), ready.experiment.failures
+    book.fork = adapter(Fork).validate_python(record["fork"]) if record["fork"] else None
     try:
         book.documents.write("run.json", record)
         book.settle("running")
@@ -188,7 +199,7 @@ def _before(root: Path) -> dict[str, Any] | None:
     return None
 
 
-def _record(ready: Prepared, before: Mapping[str, Any] | None) -> dict[str, Any]:
+def record_of(ready: Prepared, before: Mapping[str, Any] | None) -> dict[str, Any]:
     """What `run.json` will hold."""
     config = ready.experiment.model_dump(mode="json")
     made = to_json([fixed(config), sorted(ready.sources.items())])
@@ -199,10 +210,12 @@ def _record(ready: Prepared, before: Mapping[str, Any] | None) -> dict[str, Any]
         "rounds": ready.stages[-1].rounds.times,  # the method's own number, if the experiment names none
         "sources": dict(ready.sources),
         "environment": environment(),
+        "folder": str(ready.folder),
+        "fork": None,
     }
     if before is None:
         return record
-    kept = {"run": before["run"], "environment": before["environment"]}
+    kept = {"run": before["run"], "environment": before["environment"], "fork": before.get("fork")}
     return {**record, **kept, "sources": {**before["sources"], **ready.sources}}
 
 
@@ -211,16 +224,31 @@ def _continues(root: Path, before: Mapping[str, Any], record: Mapping[str, Any],
     Raises:
         ConfigError: a fixed field differs from what the folder was begun with, or one that may grow has shrunk.
     """
-    differ = [f"`{key}` was {a!r}, is {b!r}" for key, (a, b) in changed(before["config"], record["config"]).items()]
+    keys = changed(before["config"], record["config"])
+    differ = [f"`{key}` was {a!r}, is {b!r}" for key, (a, b) in keys.items()]
     differ += [f"`{k}` has changed" for k, v in ready.sources.items() if before["sources"].get(k, v) != v]
     differ += [f"`{k}` is new" for k in ready.sources if k not in before["sources"]]
     if differ:
         raise ConfigError(
             f"{root} was begun with another experiment: {'; '.join(differ)}. Its rounds would not be comparable. "
-            "Undo the change, or start a run of its own: --run-dir NEW"
+            f"Undo the change, or {_way_out(root, before, record)}"
         )
     for key, was, now in _shrunk(before, record):
         raise ConfigError(f"`{key}` may grow and not shrink: {root} has {was}, asked for {now}.")
+
+
+def _way_out(root: Path, before: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """The command that runs the changed experiment, with what the run has of it already."""
+    if any(key.partition(".")[0] in GIVEN for key in changed(before["config"], record["config"])):
+        return "start a run of its own: --run-dir NEW"
+    steps = Documents(root, before["run"]).steps()
+    if "final/0" not in steps:
+        return "start a run of its own: --run-dir NEW"
+    done = max((int(name.removesuffix("/gate")) for name in steps if name.endswith("/gate")), default=0)
+    last = min(done, max(0, record["rounds"] - 1))  # a fork of the last round would have nothing to do
+    command = ["tutorloop", "fork", str(root), "--from-round", str(last), "--run-dir", f"{root}-fork"]
+    told = shlex.join([*command, *overriding(before["config"], record["config"])])
+    return f"go on with it in a run that shares the rounds up to {last}: {told}"
 
 
 def _shrunk(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

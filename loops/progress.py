@@ -37,6 +37,8 @@ def phase(step: str) -> str:
     head, _, rest = step.partition("/")
     if head == "sheets":
         return f"sitting {rest.partition('/')[0]}"
+    if head == "fork":
+        return f"taken over after round {rest}"
     if head == "final":
         return f"exam after round {rest}"
     if rest == "gate" or head == "0":

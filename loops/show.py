@@ -203,6 +203,10 @@ class RunView:
     masked: Masked | None
     transitions: Mapping[str, float] | None
     """Of the exam: counts, and the two-sided exact McNemar p."""
+    parent: str
+    """Folder of the run that this one is a fork of; empty: none."""
+    shared: int
+    """The last round that it shares with it."""
     finals: Mapping[int, Mapping[str, Mapping[str, float]]]
     """Every sitting of exam, probe and retention: accuracy, low, high, n, right, truncated, unparsed."""
     method: str
@@ -216,6 +220,7 @@ def read_run(root: Path | str) -> RunView:
     """
     run = RunFolder(Path(root))
     status, why = run.status()
+    fork = run.record.get("fork")
     last = run.reports[-1].number if run.reports else 0
     before = run.finals.get(0, {})
     after = run.finals.get(last, {}) if last or status == "finished" else {}
@@ -232,6 +237,8 @@ def read_run(root: Path | str) -> RunView:
         transitions=_transitions(before["exam"], after["exam"]) if "exam" in after and last else None,
         finals={n: {name: _sat(sheet) for name, sheet in sheets.items()} for n, sheets in run.finals.items()},
         method=str(run.record["config"]["method"]),
+        parent=printed(fork["parent"]) if fork else "",
+        shared=fork["round"] if fork else 0,
     )
 
 
@@ -357,6 +364,10 @@ class RunLine:
     """Of the last round, kept or not."""
     exam: Change = Change()
     fault: str = ""
+    parent: str = ""
+    """Folder of the run that this one is a fork of."""
+    shared: int = 0
+    """The last round that it shares with it."""
 
 
 def listing(folder: Path, depth: int = 3) -> list[RunLine]:
@@ -387,6 +398,7 @@ def _line(root: Path) -> RunLine:
     try:
         run = RunFolder(root)
         status, why = run.status()
+        fork = run.record.get("fork")
         last = run.reports[-1] if run.reports else None
         before, after = run.finals.get(0, {}), run.finals.get(last.number if last else 0, {})
         exam = _change(before.get("exam"), after.get("exam") if status == "finished" else None)
@@ -398,6 +410,8 @@ def _line(root: Path) -> RunLine:
             rounds=last.number if last else 0,
             quiz=last.quiz.accuracy if last else None,
             exam=Change(before=exam.before, after=exam.after, n=exam.n),
+            parent=printed(fork["parent"]) if fork else "",
+            shared=fork["round"] if fork else 0,
         )
     except (JournalError, DamagedFile, OSError) as e:
         return _faulty(root, e)

@@ -19,6 +19,7 @@ def run(course: Course, stages: Stages, cast: Cast, book: Book) -> Report:
     # fmt: off
     reports = [book.step("0", cast.begin, course)]                   # round 0: the states before any teaching
     before = book.step("final/0", cast.sit_all, course.final, reports[0].serving)
+    reports = book.shared(reports, cast)                             # in a fork: the rounds of the run that it left
 
     # `next_round` is pure. None: enough rounds, patience gone, or the last round had nothing to learn.
     while plan := next_round(stages, reports, seed=book.seed):       # stage, learner, start, reference, rows

@@ -3,7 +3,9 @@
 Every accuracy has its n, its interval, and the share of answers that could not be read; above 2 % it warns.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -42,6 +44,8 @@ def run_lines(view: RunView) -> Iterator[str]:
     why = f": {safe(view.why)}" if view.why else ""
     yield f"{safe(view.run)}  {view.status}{why}"
     yield f"method {safe(view.method)}"
+    if view.parent:
+        yield f"fork of {safe(view.parent)}, whose rounds up to {view.shared} it shares"
     yield ""
     if not view.rounds:
         yield "no round is done yet"
@@ -279,15 +283,38 @@ def _lesson(lesson: Told) -> str:
 
 def listing_lines(lines: Sequence[RunLine]) -> Iterator[str]:
     rows = [["run", "status", "method", "rounds", "last quiz", "exam before", "after", "n"]]
-    for line in lines:
+    for depth, line in _tree(lines):
         quiz = "" if line.quiz is None else f"{line.quiz:.3f}"
         exam = ["" if x is None else f"{x:.3f}" for x in (line.exam.before, line.exam.after)]
         n = str(line.exam.n) if line.exam.n else ""
-        rows.append([safe(line.run), line.status, safe(line.method), str(line.rounds), quiz, *exam, n])
+        rows.append(
+            [f"{'  ' * depth}{safe(line.run)}", line.status, safe(line.method), str(line.rounds), quiz, *exam, n]
+        )
     yield from columns(rows, right=range(3, 8))
     for line in lines:
+        if line.parent:
+            yield f"{safe(line.run)}: shares the rounds up to {line.shared} of {safe(line.parent)}"
         if line.fault or line.why:
             yield f"{safe(line.run)}: {safe(line.fault or line.why)}"
+
+
+def _tree(lines: Sequence[RunLine]) -> Iterator[tuple[int, RunLine]]:
+    """Each run with how deep it stands below the one that nobody forked; forks come after their parent."""
+    below, told = defaultdict[str, list[RunLine]](list), set[str]()
+    for line in lines:
+        below[line.parent].append(line)
+
+    def under(line: RunLine, depth: int) -> Iterator[tuple[int, RunLine]]:
+        if (here := str(Path(line.run).resolve())) not in told:
+            told.add(here)
+            yield depth, line
+            for fork in below[here]:
+                yield from under(fork, depth + 1)
+
+    folders = {str(Path(line.run).resolve()) for line in lines}
+    # Where a run was forked into the folder that its own parent had, each is below the other: they come last.
+    for line in sorted(lines, key=lambda line: line.parent in folders):
+        yield from under(line, 0)
 
 
 def method_lines(methods: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -28,7 +28,7 @@ from tutorloop.policies.records import Case, Example, Lesson
 from tutorloop.policies.rounds import RoundReport
 
 BUGS = draw_profile(0)
-UNLIKE = ("seconds", "environment", "number", "stamp")
+UNLIKE = ("seconds", "environment", "folder", "number", "stamp")
 """What differs between two runs of one experiment: a run that was continued has an earlier end among its steps."""
 
 

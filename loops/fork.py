@@ -1,0 +1,157 @@
+"""A run that goes on from where another one was, with a change: the earlier rounds are shared, not done or paid again.
+
+    report = tutorloop.fork("runs/a", "runs/b", from_round=2, overrides=["update.sft.learning_rate=1e-3"])
+
+Whatever was committed up to that round, records, tables, asks, states and proofs, is linked into the new folder: one
+file under two names, which lives as long as one of them does. Nothing of it is ever written again, so neither run can
+disturb the other. Where the folders lie on two disks it is copied.
+
+What the shared rounds were asked (`course`), and who answered (`student`), cannot change. All the rest can: method,
+policy, schedule, update, seed, teacher, budget. A budget counts what the shared rounds have cost, as in a run that
+began with the change.
+
+Not covered: forking in the middle of a round; a parent that was damaged after its rounds were linked is damaged in
+both.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..agents.build import build
+from ..agents.roles import RoleSpec
+from ..evals.files import Checksum, whole
+from ..evals.pools import Course
+from ..evals.rows import LIST, checked_parts
+from ..policies.rounds import Report
+from .config import ConfigError, changed
+from .courses import Data
+from .documents import Documents, JournalError, run_record
+from .fitting import check_models, check_needs
+from .journal import Tick
+from .launch import GIVEN, Prepared, launch, prepare, record_of, role_specs
+from .show import RunFolder
+
+
+def fork(
+    parent: Path | str,
+    run_dir: Path | str,
+    from_round: int,
+    overrides: Sequence[str] = (),
+    *,
+    tick: Tick | None = None,
+    factory: Callable[[RoleSpec], Any] = build,
+) -> Report:
+    """Start a fork, or go on with it: always the same call. A fork of a fork is one like any other.
+
+    Args:
+        from_round: The last round that is shared; 0 is the student before any teaching, examined.
+        overrides: What changes.
+
+    Raises:
+        ConfigError: the change is none that a fork can make; or `run_dir` is no fork of this run at this round.
+        JournalError: there is no run in `parent`, or it has no such round, or is damaged.
+    """
+    root = Path(run_dir)
+    if (root / "run.json").exists():
+        _same(root, Path(parent), from_round)
+    else:
+        _make(root, Path(parent), from_round, overrides)
+    return launch(root, root, overrides, tick=tick, factory=factory)
+
+
+def _same(root: Path, parent: Path, from_round: int) -> None:
+    told = run_record(root).get("fork")
+    if told is None:
+        raise ConfigError(f"{root} is a run of its own, and no fork. Choose another --run-dir.")
+    if (Path(told["parent"]), told["round"]) != (parent.resolve(), from_round):
+        raise ConfigError(
+            f"{root} is a fork of {told['parent']} from round {told['round']}, not of {parent} from round "
+            f"{from_round}. Choose another --run-dir; or go on with it: tutorloop run {root}"
+        )
+
+
+def _make(root: Path, parent: Path, from_round: int, overrides: Sequence[str]) -> None:
+    """All or nothing: the folder gets its name when everything is in it."""
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ConfigError(f"{root} is not empty and holds no fork. Choose another --run-dir.")
+    run = RunFolder(parent)
+    steps = _shared(run, from_round)
+    ready = prepare(parent, overrides, begun=True)
+    _check(run, ready, from_round)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    part = root.with_name(f".{root.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    for path in _files(run, steps):
+        _link(parent / path, part / path)
+    told = {"parent": str(parent.resolve()), "round": from_round}
+    Documents(part, run.record["run"]).write("run.json", {**record_of(ready, run.record), "fork": told})
+    with suppress(OSError):
+        root.rmdir()  # empty
+    part.rename(root)
+
+
+def _shared(run: RunFolder, from_round: int) -> list[str]:
+    """The steps up to the end of a round, in their order."""
+    last = f"{from_round}/gate" if from_round else "final/0"
+    if last not in run.steps:
+        done = max((r.number for r in run.reports), default=-1) if "final/0" in run.steps else -1
+        has = f"its last finished one is {done}" if done >= 0 else "it has none yet: not even round 0 is finished"
+        raise JournalError(f"{run.root} has no finished round {from_round}; {has}.")
+    return list(run.steps[: run.steps.index(last) + 1])
+
+
+def _check(run: RunFolder, ready: Prepared, from_round: int) -> None:
+    """
+    Raises:
+        ConfigError: a change that a fork cannot make, or that does not fit the rest.
+    """
+    config = ready.experiment.model_dump(mode="json")
+    given = [key for key in changed(run.record["config"], config) if key.partition(".")[0] in GIVEN]
+    if given:
+        raise ConfigError(
+            f"`{given[0]}` cannot change in a fork: the rounds that it shares stand on it. Start a run of its own."
+        )
+    report, course = run.reports[from_round], run.step("course", Course)
+    assert course is not None, "the first step of every run"
+    if report.stage >= len(ready.stages):
+        raise ConfigError(
+            f"round {from_round} of {run.root} is of stage {report.stage + 1} of its method, and "
+            f"{ready.experiment.method!r} has {len(ready.stages)}. Fork from an earlier round."
+        )
+    practice = list(zip(course.practice.problems, course.practice.gold, strict=True))
+    data = Data(splits={"practice": practice}, sources={})
+    check_needs(ready.experiment, ready.stages, data, before=from_round)
+    check_models(ready.experiment, ready.stages, role_specs(ready, Path()), data)
+
+
+def _files(run: RunFolder, steps: Sequence[str]) -> Iterator[str]:
+    """All that these steps have left, relative to the run folder, each after a look at it.
+
+    Raises:
+        DamagedFile: one is missing, or not what was written.
+    """
+    found: dict[str, None] = {}
+    for step in steps:
+        record: Mapping[str, Any] = run.documents.step(step)
+        found[f"steps/{step}.json"] = None
+        for path, known in record["files"].items():
+            whole(run.root / path, Checksum(*known))
+            found[path] = None
+            if Path(path).name == LIST:
+                folder = Path(path).parent
+                for _ in checked_parts(run.root, folder.as_posix(), run.record["run"]):
+                    pass
+                found |= {p.relative_to(run.root).as_posix(): None for p in sorted((run.root / folder).iterdir())}
+    yield from found
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)
