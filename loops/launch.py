@@ -3,35 +3,31 @@
 report = tutorloop.launch("examples/arithmetic.yaml", run_dir="runs/a", overrides=["rounds=3"])
 """
 
-import gc
 import hashlib
 import platform
 import shlex
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic_core import to_json
 
 from ..agents.build import build
-from ..agents.cast import Cast
-from ..agents.hosts import InProcess
-from ..agents.roles import Host, RoleSpec
-from ..agents.seats import Replica, Seat
+from ..agents.roles import RoleSpec
 from ..evals.pools import Course, make_course
 from ..evals.records import halved
 from ..evals.rows import LIST, adapter
 from ..policies.rounds import Report
 from ..policies.slots import Stages
 from .book import Book
+from .company import Company, cast_of
 from .config import ConfigError, CourseConfig, Experiment, changed, fixed, holds_no_secret, load, overriding, resolve
 from .courses import file_sources, read_course
 from .documents import SCHEMA, Documents, Fork, JournalError, run_record
@@ -129,7 +125,7 @@ def launch(
     ready = prepare(experiment, overrides, begun=bool(before))
     record = record_of(ready, before)
     specs = role_specs(ready, root.resolve())
-    company = _Company(specs=list(specs.values()), placement=ready.experiment.placement, factory=factory)
+    company = Company(specs=list(specs.values()), placement=ready.experiment.placement, factory=factory)
     with closing(company):
         if not before:
             company.muster()
@@ -145,7 +141,7 @@ def launch(
             book.release()
 
 
-def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: "_Company", *, begun: bool) -> Report:
+def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: Company, *, begun: bool) -> Report:
     """The run itself. What has become of it, whatever that is, is in its `status.json`."""
     book.budget, book.failures = ready.experiment.budget.value(), ready.experiment.failures
     book.fork = adapter(Fork).validate_python(record["fork"]) if record["fork"] else None
@@ -157,7 +153,7 @@ def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: "_Compa
             shutil.rmtree(book.root / "course", ignore_errors=True)
         with _interruptible():
             course = book.step("course", partial(_course, ready, book), ready.experiment.course)
-            with _placed(ready, book, company) as cast:
+            with cast_of(company, book.root, book, ready.experiment.policy_seconds) as cast:
                 return run(course, ready.stages, cast, book)
     except KeyboardInterrupt as e:
         book.settle("paused", str(e) or "interrupted")
@@ -295,107 +291,6 @@ def role_specs(ready: Prepared, root: Path) -> dict[str, RoleSpec]:
         "teacher": spec("teacher", teacher, teacher),
         "learner": spec("learner", config.learner, student),
     }
-
-
-@dataclass
-class _Late:
-    """Implements `Host`. Every role is started when the first one is called: a finished run starts nothing."""
-
-    name: str
-    company: "_Company"
-    greeted: bool = False
-
-    def call(self, method: str, *args: Any) -> Any:
-        host = self.company.host(self.name)
-        if not self.greeted:
-            try:
-                host.call("hello")
-            except (ValueError, OSError) as e:  # what its constructor raised
-                role = self.name.partition("/")[0]
-                raise ConfigError(f"the {role} cannot be built as it is configured: {e}") from e
-            self.greeted = True
-            gc.freeze()  # the libraries' objects stay; looking through them is a sixth of the driver's work
-        return host.call(method, *args)
-
-    def restart(self) -> None:
-        self.company.host(self.name).restart()
-
-    def close(self) -> None:
-        if self.name in self.company.hosts:
-            self.company.hosts[self.name].close()
-
-
-@dataclass
-class _Company:
-    """The roles' hosts, in actors or in this process, once there is something to do."""
-
-    specs: Sequence[RoleSpec]
-    placement: Literal["ray", "local"]
-    factory: Callable[[RoleSpec], Any]
-    hosts: dict[str, Host] = field(default_factory=dict)
-    on_ray: bool = False
-
-    def host(self, name: str) -> Host:
-        if not self.hosts:
-            self.hosts = self._seated(self._actor() if self.placement == "ray" else InProcess)
-        return self.hosts[name]
-
-    def muster(self) -> None:
-        """Whether there are the GPUs that roles ask for. Where they ask for none, nothing is started.
-
-        Raises:
-            ConfigError: there are not.
-        """
-        if not any(spec.gpus for spec in self.specs):
-            return
-        if self.placement == "ray":
-            self._actor()
-            return
-        from ..agents.base import settle
-
-        try:
-            for spec in self.specs:
-                settle(spec)
-        except ValueError as e:
-            raise ConfigError(str(e)) from None
-
-    def _seated(self, host: Callable[..., Host]) -> dict[str, Host]:
-        # Who needs most goes first: parts of a GPU that lie scattered are no whole one.
-        most = sorted(self.specs, key=lambda spec: -spec.gpus)
-        return {name: host(spec, name, self.factory) for spec in most for name in spec.names}
-
-    def _actor(self) -> Callable[..., Host]:
-        """The class of hosts on Ray, which is running."""
-        from ..agents import placement
-
-        terminate = signal.getsignal(signal.SIGTERM)
-        self.on_ray = True
-        try:
-            placement.start(specs=self.specs)
-            return placement.Actor
-        except ValueError as e:
-            raise ConfigError(str(e)) from e
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place, which just exits
-
-    def close(self) -> None:
-        gc.unfreeze()
-        if self.on_ray:
-            from ..agents import placement
-
-            placement.stop()
-
-
-@contextmanager
-def _placed(ready: Prepared, book: Book, company: "_Company") -> Iterator[Cast]:
-    """The cast, in actors or in this process; closed whatever happens."""
-    seats: dict[str, Seat] = {}
-    for spec in company.specs:
-        seats[spec.role] = Seat(spec, [Replica(_Late(name, company)) for name in spec.names])
-    cast = Cast(root=book.root, seats=seats, shelf=book, policy_seconds=ready.experiment.policy_seconds)
-    with closing(cast):
-        yield cast
 
 
 @contextmanager

@@ -1,0 +1,117 @@
+"""The roles' hosts, in actors or in this process, from when there is something for them to do."""
+
+import gc
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..agents.cast import Cast, Shelf
+from ..agents.hosts import InProcess
+from ..agents.roles import Host, RoleSpec
+from ..agents.seats import Replica, Seat
+from .config import ConfigError
+
+
+@dataclass
+class Late:
+    """Implements `Host`. Every role is started when the first one is called: a finished run starts nothing."""
+
+    name: str
+    company: "Company"
+    greeted: bool = False
+
+    def call(self, method: str, *args: Any) -> Any:
+        host = self.company.host(self.name)
+        if not self.greeted:
+            try:
+                host.call("hello")
+            except (ValueError, OSError) as e:  # what its constructor raised
+                role = self.name.partition("/")[0]
+                raise ConfigError(f"the {role} cannot be built as it is configured: {e}") from e
+            self.greeted = True
+            gc.freeze()  # the libraries' objects stay; looking through them is a sixth of the driver's work
+        return host.call(method, *args)
+
+    def restart(self) -> None:
+        self.company.host(self.name).restart()
+
+    def close(self) -> None:
+        if self.name in self.company.hosts:
+            self.company.hosts[self.name].close()
+
+
+@dataclass
+class Company:
+    """The roles' hosts, in actors or in this process, once there is something to do."""
+
+    specs: Sequence[RoleSpec]
+    placement: Literal["ray", "local"]
+    factory: Callable[[RoleSpec], Any]
+    hosts: dict[str, Host] = field(default_factory=dict)
+    on_ray: bool = False
+
+    def host(self, name: str) -> Host:
+        if not self.hosts:
+            self.hosts = self._seated(self._actor() if self.placement == "ray" else InProcess)
+        return self.hosts[name]
+
+    def muster(self) -> None:
+        """Whether there are the GPUs that roles ask for. Where they ask for none, nothing is started.
+
+        Raises:
+            ConfigError: there are not.
+        """
+        if not any(spec.gpus for spec in self.specs):
+            return
+        if self.placement == "ray":
+            self._actor()
+            return
+        from ..agents.base import settle
+
+        try:
+            for spec in self.specs:
+                settle(spec)
+        except ValueError as e:
+            raise ConfigError(str(e)) from None
+
+    def _seated(self, host: Callable[..., Host]) -> dict[str, Host]:
+        # Who needs most goes first: parts of a GPU that lie scattered are no whole one.
+        most = sorted(self.specs, key=lambda spec: -spec.gpus)
+        return {name: host(spec, name, self.factory) for spec in most for name in spec.names}
+
+    def _actor(self) -> Callable[..., Host]:
+        """The class of hosts on Ray, which is running."""
+        from ..agents import placement
+
+        terminate = signal.getsignal(signal.SIGTERM)
+        self.on_ray = True
+        try:
+            placement.start(specs=self.specs)
+            return placement.Actor
+        except ValueError as e:
+            raise ConfigError(str(e)) from e
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place, which just exits
+
+    def close(self) -> None:
+        gc.unfreeze()
+        if self.on_ray:
+            from ..agents import placement
+
+            placement.stop()
+
+
+@contextmanager
+def cast_of(company: Company, root: Path, shelf: Shelf, policy_seconds: float) -> Iterator[Cast]:
+    """The cast, in actors or in this process; closed whatever happens."""
+    seats: dict[str, Seat] = {}
+    for spec in company.specs:
+        seats[spec.role] = Seat(spec, [Replica(Late(name, company)) for name in spec.names])
+    cast = Cast(root=root, seats=seats, shelf=shelf, policy_seconds=policy_seconds)
+    with closing(cast):
+        yield cast
