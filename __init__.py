@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from .loops.history import read_history as read_history
     from .loops.launch import Interrupted as Interrupted
     from .loops.launch import launch as launch
+    from .loops.live import Live as Live
+    from .loops.live import Refused as Refused
+    from .loops.live import Taught as Taught
+    from .loops.live import open as open
     from .loops.plan import plan as plan
     from .loops.show import RunView as RunView
     from .loops.show import read_run as read_run
@@ -74,11 +78,13 @@ _WHERE = {
     "Interrupted": ".loops.launch",
     "JournalError": ".loops.documents",
     "Lesson": ".policies.records",
+    "Live": ".loops.live",
     "Method": ".policies.slots",
     "Model": ".policies.room",
     "Plan": ".policies.rounds",
     "Problem": ".evals.records",
     "Proof": ".policies.rounds",
+    "Refused": ".loops.live",
     "Report": ".policies.rounds",
     "Room": ".policies.room",
     "RoundReport": ".policies.rounds",
@@ -86,12 +92,14 @@ _WHERE = {
     "RunView": ".loops.show",
     "Sheet": ".policies.rounds",
     "State": ".evals.records",
+    "Taught": ".loops.live",
     "Trainer": ".policies.room",
     "Turn": ".evals.records",
     "Verdict": ".evals.records",
     "fork": ".loops.fork",
     "grade": ".evals.graders",
     "launch": ".loops.launch",
+    "open": ".loops.live",
     "plan": ".loops.plan",
     "read_history": ".loops.history",
     "read_run": ".loops.show",

@@ -27,7 +27,7 @@ from random import Random
 from ..evals.arithmetic import (
     BUGS,
     TEACHER_KNOWS,
-    anything,
+    again,
     check_work,
     fresh,
     read,
@@ -170,14 +170,9 @@ class Tutor:
         due = check_work(question, work).due
         if parse_line(due) is None:
             return []
-        rng, found = self._rng("drill", question, work), dict[str, None]()
-        for _ in range(2000 * n):
-            other = anything(rng, "practice")
-            if due in solve(other).splitlines() and other != question:
-                found[other] = None
-            if len(found) == n:
-                break
-        return [(other, self._written(other, "practice")) for other in found]
+        rng = self._rng("drill", question, work)
+        others = again(due, rng=rng, n=n, accept=lambda other: other != question)
+        return [(other, self._written(other, "practice")) for other in others]
 
     def _recognise(self, column: Column, wrote: str) -> str | None:
         for name, bug in BUGS.items():

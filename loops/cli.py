@@ -96,6 +96,29 @@ def fork(
     _go(run_dir, partial(forked, run, run_dir, from_round, given), command, quiet, as_json)
 
 
+@app.command()
+def teach(
+    run: Run,
+    problem: Annotated[str | None, typer.Argument(help="Id of a practice problem.")] = None,
+    work: Annotated[Path | None, typer.Option(help="A file with the right work; by default $EDITOR opens.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the last correction back.")] = False,
+    run_dir: Annotated[Path | None, typer.Option(help="Where it is taught; by default RUN-taught.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Teach one correction, now, on top of a run that stays as it is; and see what it did."""
+    from .by_hand import by_hand, taught_lines, undone
+
+    if (problem is None) != undo:
+        raise typer.BadParameter("name a problem to teach, or --undo the last correction")
+    with _told(), _warnings():
+        if problem is None:
+            state = undone(run, run_dir)
+            _print(state, [f"the student is {state.name} again, sha256 {state.digest}"], as_json)
+        else:
+            taught = by_hand(run, problem, work, run_dir)
+            _print(taught, taught_lines(taught), as_json)
+
+
 def _go(root: Path, start: Callable[..., "Report"], command: Sequence[str], quiet: bool, as_json: bool) -> None:
     """Let a run go, and show what it came to."""
     with _told(root):
@@ -237,10 +260,11 @@ def _told(root: Path | None = None) -> Iterator[None]:
     from .config import ConfigError
     from .documents import JournalError
     from .history import UnknownProblem
+    from .live import Refused
 
     try:
         yield
-    except (ConfigError, JournalError, OverlappingPools, DamagedFile, UnknownProblem, Diverged) as e:
+    except (ConfigError, JournalError, OverlappingPools, DamagedFile, UnknownProblem, Diverged, Refused) as e:
         _say(f"tutorloop: {' '.join(redacted(str(e)).split())}")
         raise typer.Exit(2) from None
     except Exception as e:

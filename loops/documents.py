@@ -151,6 +151,11 @@ class Documents:
         self.write(_place(name), {"step": name, "number": number, **record})
         self._count = number
 
+    def withdraw(self, name: str) -> None:
+        """Take a step off the record: it must be the last one."""
+        (self.root / _place(name)).unlink()
+        self._count = None
+
     def steps(self) -> list[str]:
         """Names of the finished steps."""
         folder = self.root / "steps"

@@ -18,6 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..agents.build import build
 from ..agents.roles import RoleSpec
 from ..evals.files import Checksum, whole
 from ..evals.pools import Course
+from ..evals.records import State
 from ..evals.rows import LIST, checked_parts
 from ..policies.rounds import Report
 from .config import ConfigError, changed
@@ -59,7 +61,7 @@ def fork(
     if (root / "run.json").exists():
         _same(root, Path(parent), from_round)
     else:
-        _make(root, Path(parent), from_round, overrides)
+        begin(root, Path(parent), from_round, overrides)
     return launch(root, root, overrides, tick=tick, factory=factory)
 
 
@@ -74,8 +76,8 @@ def _same(root: Path, parent: Path, from_round: int) -> None:
         )
 
 
-def _make(root: Path, parent: Path, from_round: int, overrides: Sequence[str]) -> None:
-    """All or nothing: the folder gets its name when everything is in it."""
+def begin(root: Path, parent: Path, from_round: int, overrides: Sequence[str]) -> None:
+    """Make the folder of a fork, and start nothing. All or nothing: it gets its name when everything is in it."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ConfigError(f"{root} is not empty and holds no fork. Choose another --run-dir.")
     run = RunFolder(parent)
@@ -85,7 +87,7 @@ def _make(root: Path, parent: Path, from_round: int, overrides: Sequence[str]) -
     root.parent.mkdir(parents=True, exist_ok=True)
     part = root.with_name(f".{root.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    for path in _files(run, steps):
+    for path in chain(_files(run, steps), _sat(run, run.reports[from_round].serving["student"])):
         _link(parent / path, part / path)
     told = {"parent": str(parent.resolve()), "round": from_round}
     Documents(part, run.record["run"]).write("run.json", {**record_of(ready, run.record), "fork": told})
@@ -149,8 +151,18 @@ def _files(run: RunFolder, steps: Sequence[str]) -> Iterator[str]:
     yield from found
 
 
+def _sat(run: RunFolder, state: State) -> Iterator[str]:
+    """What the student that serves has sat in that run, at its end: it need not sit it again."""
+    for folder in sorted((run.root / "rows/sheets").glob(f"*/{state.name}")):
+        for _ in checked_parts(run.root, folder.relative_to(run.root).as_posix(), run.record["run"]):
+            pass
+        yield from (path.relative_to(run.root).as_posix() for path in sorted(folder.iterdir()))
+
+
 def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        return  # of what a student has sat, some belongs to a step
     try:
         os.link(source, target)
     except OSError:  # another disk, or one without links

@@ -20,6 +20,7 @@ entries say so; they are asked again, at most one wave).
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -219,6 +220,27 @@ class Journal:
             found: R = self.documents.value(record, of)
             return found
         return codec.validate_python(record["value"], context={"root": self.root})
+
+    def take_back(self, last: str) -> None:
+        """All that came after a step is gone: records first, the latest of them first, then what only they have left.
+
+        A kill in the middle leaves a run that is whole, and shorter.
+        """
+        records = sorted(self.documents.records(), key=lambda record: int(record["number"]))
+        at = next(i for i, record in enumerate(records) if record["step"] == last) + 1
+        for record in reversed(records[at:]):
+            self.documents.withdraw(record["step"])
+        kept = {path for record in records[:at] for path in record["files"]}
+        for path in {path for record in records[at:] for path in record["files"]} - kept:
+            (self.root / path).unlink(missing_ok=True)
+            if Path(path).name == LIST:
+                shutil.rmtree((self.root / path).parent)
+        rounds = {record["step"].partition("/")[0] for record in records[:at]}
+        for folder in (p for p in (self.root / "rows").iterdir() if p.name.isdigit() and p.name not in rounds):
+            shutil.rmtree(folder)
+        for path in (p for p in (self.root / "asks").glob("*") if p.name.partition("-")[0] not in rounds):
+            path.unlink()
+        self.__dict__.pop("asks", None)  # what is known of them is read anew
 
     def vouch(self, path: Path) -> None:
         """The running step has left this file, or this folder of files; they belong to what it came to."""

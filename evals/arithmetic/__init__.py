@@ -14,7 +14,7 @@ from .bugs import BUGS, TEACHER_KNOWS, TEACHER_LACKS, Bug
 from .columns import Exercise, Line, WorkCheck, check_work, read, solve
 from .course import MIX, Sheet, World, beyond_teacher, mastered, needs, world, wrong_cases
 from .profiles import draw_profile, profile, shipped
-from .skills import SKILLS, Skill, anything, clean, digest, exercised_by, fresh, side, unseen
+from .skills import SKILLS, Skill, again, anything, clean, digest, exercised_by, fresh, side, unseen
 from .working import Slip, explained_by, slips, why_wrong, work
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Slip",
     "WorkCheck",
     "World",
+    "again",
     "anything",
     "beyond_teacher",
     "check_work",

@@ -219,6 +219,22 @@ def anything(rng: Random, where: Side | None = None) -> str:
             return question
 
 
+def again(line: str, *, rng: Random, n: int, accept: Callable[[str], bool] = lambda question: True) -> tuple[str, ...]:
+    """New practice questions in whose right work this line comes up; fewer than `n` when it is a rare one.
+
+    >>> again("2-8 take 12 put 4", rng=Random(1), n=2)
+    ('682-558', '452-258')
+    """
+    found: dict[str, None] = {}
+    for _ in range(2000 * n):
+        question = anything(rng, "practice")
+        if line in solve(question).splitlines() and accept(question):
+            found[question] = None
+        if len(found) == n:
+            break
+    return tuple(found)
+
+
 def clean(question: str, bugs: Collection[str]) -> bool:
     """Whether the reasons for this error come to light one by one, whichever way they are removed.
 

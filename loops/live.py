@@ -1,0 +1,284 @@
+"""Teaching by hand: one correction, now, on top of a run that stays as it is.
+
+    with tutorloop.open("runs/arithmetic") as live:          # roles are loaded once
+        print(live.work("sub-0163").work)                    # what the student says now
+        taught = live.teach("sub-0163", "3-8 take 13 put 5\\n5-1-5 take 15 put 9\\n9-1-2 put 6\\n=695")
+        print(taught.twins, taught.mastered)
+        live.undo()
+
+What is taught goes into a fork of the run (`RUN-taught`), a round for each correction, made by the same cycle as any
+other round: the state is trained, proven and examined, and every row is on record. `undo` takes the last round back.
+
+Not covered: a run whose last round is of a later stage than its method's first; several devices (all roles live in this
+process).
+"""
+
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..agents.build import build
+from ..agents.cast import Cast
+from ..agents.roles import Request, RoleSpec
+from ..evals.graders import grade
+from ..evals.lookup import Lookup
+from ..evals.pools import Course
+from ..evals.records import Attempt, Gold, Problem, State
+from ..evals.rows import adapter
+from ..evals.statistics import mcnemar, transitions
+from ..evals.steps import check_steps
+from ..policies.by_hand import by_hand
+from ..policies.records import Case
+from ..policies.rounds import Report, Sheet
+from ..policies.slots import Method
+from .book import Book
+from .company import Company, cast_of
+from .config import ConfigError
+from .documents import Fork, run_record
+from .fork import begin
+from .journal import Tick
+from .launch import Prepared, prepare, record_of, role_specs
+from .show import RunFolder
+from .tutoring import run as cycle
+
+METHOD = "tutorloop.policies.by_hand:METHOD"
+BARE = ("schedule={}", "check=[]", 'triage=""', 'teacher.policy=""', "teacher.policy_options={}", "budget={}")
+"""What an experiment may have put in place of its method's own."""
+
+
+class Refused(ValueError):
+    """A correction that is not taught: nothing was changed. Says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """The same problems before and after."""
+
+    n: int
+    before: int
+    """Right."""
+    after: int
+    fixed: int
+    regressed: int
+    p: float
+    """Two-sided exact McNemar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """What one correction did."""
+
+    problem: str
+    before: Case
+    """The student's work before, graded; `after` likewise."""
+    after: Case
+    about: str
+    """The misconception that would have written the wrong line, where the world can tell."""
+    origins: Mapping[str, int]
+    """What was trained on."""
+    twins: Paired | None
+    """Problems of the probe that need the same knowledge and were never taught; `None`: there are none."""
+    mastered: Paired | None
+    """Of retention: skills that the student had before any teaching."""
+    quiz: Paired | None
+    was: State
+    state: State
+    proof: str
+    run: str
+    """Folder of the fork."""
+
+
+@dataclass
+class Live:
+    """An open session. Use `open`."""
+
+    ready: Prepared
+    book: Book
+    cast: Cast
+    course: Course
+    record: Mapping[str, Any]
+    """What `run.json` holds."""
+    report: Report
+    """Of all rounds, those that the fork shares among them."""
+
+    @property
+    def state(self) -> State:
+        """The student that serves now."""
+        return self.report.rounds[-1].serving["student"]
+
+    @cached_property
+    def problems(self) -> Mapping[str, Problem]:
+        """Those of the practice pool: no other is taught from."""
+        return Lookup(self.course.practice.problems, "id")
+
+    @cached_property
+    def gold(self) -> Mapping[str, Gold]:
+        return Lookup(self.course.practice.gold, "problem")
+
+    def work(self, id: str) -> Case:
+        """What the student writes now on a practice problem, graded.
+
+        Raises:
+            Refused: there is no such practice problem.
+        """
+        if (problem := self.problems.get(id)) is None:
+            ids = list(self.course.practice.problems.column("id"))
+            near = ", ".join(difflib.get_close_matches(id, ids, n=3, cutoff=0.0))
+            raise Refused(f"{id!r} is no practice problem, and nothing else is taught from. The nearest: {near}")
+        (reply,) = self.cast.generate("student", self.state, [Request(messages=problem.messages)])
+        attempt = Attempt(problem=id, text=reply.text, finish=reply.finish, state=self.state.digest)
+        return Case(id=id, problem=problem, attempts=(attempt,), grades=(grade(problem, self.gold[id], attempt),))
+
+    def check(self, case: Case, work: str) -> None:
+        """Whether this can be taught as a correction of the student's work.
+
+        Raises:
+            Refused: that work is right already, or the correction is not: in which step, where that can be known.
+        """
+        if case.right:
+            raise Refused(f"the student's work on {case.id} is right now: there is nothing to correct.")
+        found = check_steps(case.problem, work)
+        if found is not None and not found.sound:
+            lines = [line for line in work.splitlines() if line.strip()]
+            at = found.step
+            where = f"step {at + 1} is wrong ({lines[at].strip()!r}): " if at is not None and at < len(lines) else ""
+            raise Refused(f"the correction of {case.id} is not right: {where}{found.why}. Nothing was taught.")
+        said = Attempt(problem=case.id, text=work, finish="stop", state="")
+        label = grade(case.problem, self.gold[case.id], said).label
+        if label != "right":
+            raise Refused(f"the correction of {case.id} is not right: its answer is {label}. Nothing was taught.")
+
+    def teach(self, id: str, work: str) -> Taught:
+        """Teach a correction: the state is trained, proven, and examined beside the one before.
+
+        Args:
+            work: The whole work on the problem, as the student should have written it.
+
+        Raises:
+            Refused: see `check`. Nothing was changed.
+        """
+        before, earlier, was = self.work(id), self.report, self.state
+        self.check(before, work.strip())
+        self._go(by_hand(id, work.strip()), len(earlier.rounds))
+        last, twins = self.report.rounds[-1], self.gold[id].twins
+        assert last.tables is not None and last.proof is not None, "of a round that was just taught"
+        finals = {name: (earlier.after or {}).get(name) for name in ("probe", "retention")}
+        after = self.report.after or {}
+        return Taught(
+            problem=id,
+            before=before,
+            after=self.work(id),
+            about=next((lesson.about for lesson in last.tables.lessons), ""),
+            origins=last.origins,
+            twins=_paired(finals["probe"], after.get("probe"), twins) if twins else None,
+            mastered=_paired(finals["retention"], after.get("retention")),
+            quiz=_paired(earlier.rounds[-1].quiz, last.quiz),
+            was=was,
+            state=self.state,
+            proof=last.proof.status,
+            run=str(self.book.root),
+        )
+
+    def undo(self) -> State:
+        """Take the last correction back.
+
+        Returns:
+            The state that serves from here on: the one that served before that correction.
+
+        Raises:
+            Refused: nothing was taught here.
+        """
+        number = self.report.rounds[-1].number
+        if self.book.fork is None or number == self.book.fork.round:
+            raise Refused(f"nothing was taught in {self.book.root}, so there is nothing to undo.")
+        _settled(self.book, number - 1)
+        self._go(by_hand("", ""), number - 1)
+        return self.state
+
+    def _go(self, method: Method, rounds: int) -> None:
+        """Run the cycle up to so many rounds; those that are on record are not done again."""
+        config = {**self.record["config"], "rounds": rounds}
+        self.record = {**self.record, "config": config, "rounds": rounds}
+        self.book.documents.write("run.json", self.record)
+        schedule = replace(self.ready.stages[0].rounds, times=rounds)
+        self.report = cycle(self.course, (replace(method, rounds=schedule),), self.cast, self.book)
+
+
+@contextmanager
+def open(
+    run: Path | str,
+    run_dir: Path | str | None = None,
+    *,
+    tick: Tick | None = None,
+    factory: Callable[[RoleSpec], Any] = build,
+) -> Iterator[Live]:
+    """A session on a run, and on what earlier sessions have taught on top of it. Nobody else may write meanwhile.
+
+    Args:
+        run: A run, or the folder of such a fork.
+        run_dir: The fork's folder; by default that of the run with `-taught` at its end.
+
+    Raises:
+        ConfigError, JournalError: there is no such run, it has no finished round, or another session is open.
+    """
+    root = _fork_of(Path(run), run_dir)
+    ready, before = prepare(root, begun=True), run_record(root)
+    record = record_of(ready, before)
+    company = Company(list(role_specs(ready, root.resolve()).values()), "local", factory)
+    book = Book.open(root, run=before["run"], seed=ready.experiment.seed, tick=tick)
+    with ExitStack() as stack:
+        stack.callback(book.release)
+        stack.enter_context(closing(company))
+        book.fork = adapter(Fork).validate_python(record["fork"])
+        gates = (name for name in book.documents.steps() if name.endswith("/gate"))
+        done = max((int(name.partition("/")[0]) for name in gates), default=0)
+        _settled(book, done)  # a correction that was under way when a session was killed
+        book.check()
+        course = RunFolder(root).course
+        assert course is not None, "the first step of every run"
+        cast = stack.enter_context(cast_of(company, book.root, book, ready.experiment.policy_seconds))
+        live = Live(ready, book, cast, course, record, Report(before={}, rounds=[]))
+        live._go(by_hand("", ""), done)
+        yield live
+
+
+def _fork_of(run: Path, run_dir: Path | str | None) -> Path:
+    """The folder that is taught in; made if it is not there."""
+    folder = RunFolder(run)
+    if folder.record["config"]["method"] == METHOD:
+        return run
+    root = Path(run_dir) if run_dir else run.with_name(f"{run.name}-taught")
+    if not (root / "run.json").exists():
+        last = max((report.number for report in folder.reports), default=0)
+        begin(root, run, last, [f"method={METHOD}", *BARE, f"rounds={last}"])
+    elif run_record(root)["config"]["method"] != METHOD:
+        raise ConfigError(f"{root} is a run, and none that was taught by hand. Choose another --run-dir.")
+    return root
+
+
+def _settled(book: Book, number: int) -> None:
+    """Nothing is on record after this round, but what is sat at its end."""
+    assert book.fork is not None
+    last = f"{number}/gate"
+    if number == book.fork.round and book.done(f"fork/{number}"):
+        last = f"fork/{number}"
+    if book.done(f"final/{number}"):
+        last = f"final/{number}"
+    book.take_back(last)
+
+
+def _paired(before: Sheet | None, after: Sheet | None, ids: Collection[str] = ()) -> Paired | None:
+    """Two sheets of one pool, problem by problem; of `ids` alone, if any are given."""
+    if before is None or after is None:
+        return None
+    was, now = (
+        {m.problem.id: m.verdict.right for m in x.rows if not ids or m.problem.id in ids} for x in (before, after)
+    )
+    counts = transitions(was, now).counts
+    fixed, regressed = counts["fixed"], counts["regressed"]
+    p = mcnemar(fixed, regressed, tail="two-sided")
+    return Paired(n=len(now), before=sum(was.values()), after=sum(now.values()), fixed=fixed, regressed=regressed, p=p)
