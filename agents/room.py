@@ -27,10 +27,13 @@ from ..policies.records import Case, Cost, Example, Json, Lesson
 from ..policies.room import Asked, Ledger, Model
 from ..policies.rounds import Budget, Plan, PracticeReport
 from .cast import Cast
+from .own_words import OwnWords
 from .roles import Reply, Request
 from .waves import Wave, block
 
 T = TypeVar("T")
+NO_GOLD = Verdict(label="abstain", by="no gold")
+"""Of an answer to a problem that is not the course's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,8 @@ class RoundRoom:
     cases: Sequence[Case] = ()
     index: Mapping[str, Case] = field(default_factory=dict)
     """By id: the cases as triage left them."""
+    answered: Mapping[str, Case] = field(default_factory=dict)
+    """By id of the problem: the cases as they were answered, before triage had them in hand."""
     opened: set[str] = field(default_factory=set)
     """Problems whose gold a slot has read: a policy may remember it from one item to the next."""
     train: Callable[..., State] | None = None
@@ -160,6 +165,7 @@ class ItemRoom:
     """Content digest of a problem, and a text of the learner that was graded right for it here."""
     said: set[tuple[str, str]] = field(default_factory=set)
     """The same for all that the learner said here to a plain question: neither told nor begun by anybody."""
+    words: OwnWords = field(default_factory=OwnWords)
     noted: dict[str, Json] = field(default_factory=dict)
     tries: Counter[str] = field(default_factory=Counter)
     samples: Counter[str] = field(default_factory=Counter)
@@ -216,12 +222,28 @@ class ItemRoom:
         problem, member = _problem(what), who or self.plan.learner
         attempt = await self.cast[member].aattempt(problem, context=context, prefix=prefix)
         said = prefix + attempt.text
-        verdict = self._graded(problem, replace(attempt, text=said))
-        if verdict.right and member == self.plan.learner and _its_own(what, attempt.text, context, prefix):
-            self.own.add((problem.digest, said))
-        return Case(
-            id=what.id, problem=problem, attempts=(attempt,), grades=(verdict,), gold_seen=self.gold_seen, brief=context
+        verdict = NO_GOLD
+        if self._practised(problem):
+            verdict = self._graded(problem, replace(attempt, text=said))
+        if member == self.plan.learner:
+            plain = self._on_record(problem)
+            own = self.words.says(problem, said, context=context, prefix=prefix, plain=plain)
+            if own and verdict.right:
+                self.own.add((problem.digest, said))
+        before = what if isinstance(what, Case) else Case(id=what.id, problem=what)
+        return replace(
+            before,
+            attempts=(attempt,),
+            grades=(verdict,),
+            verdicts=(),
+            brief=context,
+            gold_seen=before.gold_seen or self.gold_seen,
         )
+
+    def _on_record(self, problem: Problem) -> Sequence[Attempt]:
+        """How the learner answered this problem when it was asked this round."""
+        case = self.round.answered.get(problem.id)
+        return case.attempts if case is not None and case.problem.digest == problem.digest else ()
 
     def grade(self, what: Problem | Case, text: str) -> Verdict:
         problem = _problem(what)
@@ -237,7 +259,7 @@ class ItemRoom:
     def mark(self, problem: Problem, attempt: Attempt) -> Verdict:
         """Grade an attempt of the `attempt` slot: the loop's own grading, which no policy sees happen."""
         if problem.id not in self.round.problems:
-            return Verdict(label="abstain", by="no gold")  # written by the `select` slot
+            return NO_GOLD  # written by the `select` slot
         return grade(problem, self._gold(problem), attempt)
 
     def gold(self, what: Problem | Case) -> Gold:
@@ -248,9 +270,12 @@ class ItemRoom:
         self.gold_seen = True
         self.round.opened.add(problem.id)
 
-    def _gold(self, problem: Problem) -> Gold:
+    def _practised(self, problem: Problem) -> bool:
         known = self.round.problems.get(problem.id)
-        if known is None or known.digest != problem.digest:  # who borrows another's id gets no gold
+        return known is not None and known.digest == problem.digest  # who borrows another's id gets no gold
+
+    def _gold(self, problem: Problem) -> Gold:
+        if not self._practised(problem):
             raise LookupError(f"no gold for {problem.id!r}: only practice problems of the course, unchanged, have it")
         return self.round.gold[problem.id]
 
@@ -360,13 +385,6 @@ class ItemModel:
         settings = self.room.round.cast.settings(self.member)
         parts = [self.member, self.state.digest, settings, self.room.slot, request, salt]
         return hashlib.sha256(to_json(parts)).hexdigest()[:32]
-
-
-def _its_own(what: Problem | Case, said: str, context: str, prefix: str) -> bool:
-    """Whether words are the learner's: not copied from what it was told, and begun, if at all, as it had begun."""
-    copied = " ".join(said.split()) in " ".join(context.split())
-    begun = not prefix or (isinstance(what, Case) and what.work.startswith(prefix))
-    return begun and not copied
 
 
 def in_view(messages: Messages, context: str) -> Messages:

@@ -73,6 +73,7 @@ class Slots:
     def triage(self, cases: Rows[Case]) -> Rows[Case]:
         """Who gets the teacher's time."""
         self.room.cases, self.room.index = cases, Lookup(cases, "id")
+        self.room.answered = self.room.index
         chosen = cases if self.method.triage is None else self._step("triage", self._triage, cases)
         self.room.index = Lookup(chosen, "id")
         return chosen
@@ -146,7 +147,9 @@ class Slots:
         async def one(case: Case, room: ItemRoom) -> list[Case]:
             found = await call(self.method.verify, case, room)
             verdicts = tuple(_several(found, Verdict, "a Verdict, several, or None"))
-            return [replace(case, verdicts=case.verdicts + verdicts, gold_seen=case.gold_seen or room.gold_seen)]
+            # Tries are counted slot by slot: with those of the teaching to come, any grade is one too many.
+            leaked = room.gold_seen or bool(room.tries)
+            return [replace(case, verdicts=case.verdicts + verdicts, gold_seen=case.gold_seen or leaked)]
 
         return self._each("verify", Case, cases, one)
 

@@ -101,15 +101,31 @@ class Room(Protocol):
     def retry(self, what: Problem | Case, *, context: str = "", prefix: str = "", who: str = "") -> Case:
         """Let the learner (or the member `who`) try again with `context` in view; graded.
 
-        From the third graded try on (for choice and boolean problems the second) the grades have leaked the answer:
-        the case comes back with `gold_seen`.
+        A right answer in the learner's own words may be learnt (evidence `own`), for the problem as it stands: the
+        trained prompt holds neither `context` nor `prefix`. Words are its own if they were begun, if by anything, as it
+        had begun by itself, and are not what `context` told it (`agents/own_words.py`).
+
+        Args:
+            what: A practice problem, or its case. A problem that somebody wrote is answered and not graded.
+            context: Appended to the last user turn, on a line of its own.
+            prefix: Beginning of the answer. What comes back is how it goes on; a lesson takes both, as `Lesson.prefix`
+                and `Lesson.target`.
+
+        Returns:
+            The case with the new attempt and its grade in place of the old ones; `brief` is the context. From the third
+            graded try on, whoever makes it (for choice and boolean problems the second), the grades have leaked the
+            answer: it comes back with `gold_seen`.
         """
         ...
 
     async def aretry(self, what: Problem | Case, *, context: str = "", prefix: str = "", who: str = "") -> Case: ...
 
     def grade(self, what: Problem | Case, text: str) -> Verdict:
-        """Grade a text as an answer to a practice problem. Counted like a try of `retry`."""
+        """Grade a text as an answer to a practice problem. Counted like a try of `retry`.
+
+        Raises:
+            LookupError: it is not a practice problem of the course, unchanged.
+        """
         ...
 
     def gold(self, what: Problem | Case) -> Gold:

@@ -301,6 +301,127 @@ def test_words_that_the_learner_copied_from_what_it_was_told_are_not_its_own(ben
     assert len(lessons) > 5 and "own" not in by(lessons)
 
 
+def forged(text: str, case: Case) -> Case:
+    """The case, as if the learner had written this."""
+    return replace(case, attempts=(replace(case.attempts[0], text=text),))
+
+
+async def begun_by_a_forger(case: Case, room: Room) -> Lesson:
+    """Another's work passed off as the learner's, of which it writes the last line."""
+    work = await room.teacher.aask(prompt(case))
+    prefix = work[: work.rindex("=")]
+    again = await room.aretry(forged(work, case), prefix=prefix)
+    assert again.right
+    return Lesson(prefix=prefix, target=again.work)
+
+
+async def all_but_the_last_line(case: Case, room: Room) -> Lesson:
+    work = await room.teacher.aask(prompt(case))
+    again = await room.aretry(case, context=work[: work.rindex("=")])
+    assert again.right
+    return Lesson(target=again.work)
+
+
+async def the_rest_of_it(case: Case, room: Room) -> Lesson:
+    """Told all lines, and begun anew with what it has copied."""
+    work = await room.teacher.aask(prompt(case))
+    told = await room.aretry(case, context=work[: work.rindex("=")])
+    prefix = told.work[: told.work.rindex("=")]
+    again = await room.aretry(told, prefix=prefix)
+    assert again.right
+    return Lesson(prefix=prefix, target=again.work)
+
+
+async def with_the_answer_in_the_hint(case: Case, room: Room) -> Lesson:
+    hint, work = await room.teacher.afill(prompt(case), Hint), await room.teacher.aask(prompt(case))
+    again = await room.aretry(case, context=f"{hint.line}\nIt comes to {work.rpartition('=')[2]}.")
+    return Lesson(target=again.work)
+
+
+async def for_a_written_problem(case: Case, room: Room) -> Lesson:
+    mine = Problem(id="mine", messages=user("2+3"), domain="arithmetic")
+    again = await room.aretry(mine)
+    assert again.problem is mine and (again.grades[0].label, again.grades[0].by) == ("abstain", "no gold")
+    return Lesson(problem=mine, target=again.work)
+
+
+async def under_a_borrowed_id(case: Case, room: Room) -> Lesson:
+    mine = replace(case.problem, messages=user("2+3"))
+    again = await room.aretry(mine)
+    assert again.grades[0].by == "no gold"
+    return Lesson(problem=mine, target=again.work)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        begun_by_a_forger,
+        all_but_the_last_line,
+        the_rest_of_it,
+        with_the_answer_in_the_hint,
+        for_a_written_problem,
+        under_a_borrowed_id,
+    ],
+)
+def test_words_that_were_put_into_the_learners_mouth_are_not_its_own(policy: Any, bench: Any) -> None:
+    it = bench()
+    lessons = it.lessons(teach=policy, check=OWN)
+    assert len(lessons) == len(it.cases) and not any(x.sound for x in lessons), by(lessons)
+
+
+def test_a_written_problem_that_the_learner_tries_costs_no_try_of_the_cases_own(bench: Any) -> None:
+    async def warms_up(case: Case, room: Room) -> Lesson:
+        for i in range(3):
+            await room.aretry(Problem(id=f"mine-{i}", messages=user(f"{i}+3"), domain="arithmetic"))
+        again = await hinted(case, room)
+        assert not again.gold_seen
+        return Lesson(target=again.work)
+
+    assert by(bench().lessons(teach=warms_up, check=OWN))["own"] > 10
+
+
+def test_what_it_began_by_itself_in_an_earlier_try_is_its_own_beginning(bench: Any) -> None:
+    async def goes_on(case: Case, room: Room) -> Lesson | None:
+        first = await hinted(case, room)
+        prefix = first.work[: first.work.rindex("=")]
+        again = await room.aretry(case.problem, prefix=prefix)
+        assert not again.gold_seen, "two tries do not tell the answer"
+        return Lesson(prefix=prefix, target=again.work) if again.right else None
+
+    assert by(bench().lessons(teach=goes_on, check=OWN))["own"] > 10
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_a_try_counts_whoever_makes_it(who: str, bench: Any) -> None:
+    async def tries(case: Case, room: Room) -> Lesson:
+        seen = [(await room.aretry(case, context=case.work, who=who)).gold_seen for _ in range(3)]
+        return Lesson(text=str(seen))
+
+    assert {x.text for x in bench().taught(teach=tries)} == {"[False, False, True]"}
+
+
+def test_grades_that_the_verifier_asked_for_count_too(bench: Any) -> None:
+    def verify(case: Case, room: Room) -> None:
+        room.grade(case, "=1")
+
+    it = bench(keep=("select", "attempt"))
+    lessons = it.lessons(verify=verify, triage=None, teach=hint_and_retry, check=OWN)
+    assert all(c.gold_seen for c in it.cases) and set(by(lessons)) <= {"not: gold seen", "not: no target"}
+
+
+def test_a_case_that_was_tried_again_is_the_same_case_with_the_new_work(bench: Any) -> None:
+    async def compares(case: Case, room: Room) -> None:
+        again = await room.aretry(case, context="Look again.")
+        assert again == replace(case, attempts=again.attempts, grades=again.grades, verdicts=(), brief="Look again.")
+        assert again.attempts[0].context == "Look again." and again.attempts[0].role == "student"
+        bare_ = await room.aretry(case.problem)
+        assert (bare_.id, bare_.problem, bare_.brief, bare_.right) == (case.problem.id, case.problem, "", False)
+        room.note("compared", True)
+
+    it = bench()
+    assert it.taught(teach=compares).failed == 0 and it.book.notes(1) == {"compared": True}
+
+
 # ---- grades leak
 
 

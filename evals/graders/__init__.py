@@ -32,7 +32,7 @@ converting, an option named by its text instead of its letter, a negation of yes
 must be the gold's words: no synonyms. Programs and dialogues have no grader here.
 """
 
-from .grading import GRADERS, final_answer, grade
+from .grading import GRADERS, final_answer, gives_away, grade
 from .numbers import Reading, read_number
 from .numeric import number, strict_number
 from .verdicts import Grader
@@ -45,6 +45,7 @@ __all__ = [
     "boolean",
     "choice",
     "final_answer",
+    "gives_away",
     "grade",
     "number",
     "plain",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ..records import Attempt, Gold, Kind, Problem, Verdict
+from .numbers import read_number, readings
 from .numeric import final_number, number
 from .spelling import tidy
 from .verdicts import Grader
@@ -45,6 +46,20 @@ def final_answer(problem: Problem, said: str) -> str:
     if kind == "text":
         return final_words(said)
     return final_number(said, problem.question)
+
+
+def gives_away(problem: Problem, told: str, said: str) -> bool:
+    """Whether the answer of `said` stands in what was told before. Only numbers are looked for: a letter or a word of
+    an answer stands in many a hint that does not give it away.
+
+    >>> problem = Problem(id="a", messages=())
+    >>> gives_away(problem, "2-8 take 12 put 4", "2-8 take 12 put 4\\n5-1-1 put 3\\n=34")
+    False
+    >>> gives_away(problem, "It comes to 34.", "2-8 take 12 put 4\\n5-1-1 put 3\\n=34")
+    True
+    """
+    answer = read_number(final_answer(problem, said)) if problem.kind == "number" else None
+    return answer is not None and any(answer.equals(reading) for reading in readings(tidy(told)))
 
 
 def _gradable(problem: Problem) -> Kind:
