@@ -20,7 +20,7 @@ from pydantic_core import to_json
 from ..evals.arithmetic import profile, read, shipped, slips, work
 from ..evals.files import atomic_write
 from ..evals.records import State
-from ..policies.teaching import Diagnosis, Practice, Task
+from ..policies.teaching import Diagnosis, Hint, Practice, Task
 from .roles import Canary, Evidence, Hello, Job, PublishError, Readings, Reply, Request, RoleSpec, Trained, Unproven
 from .roles import largest_difference as difference
 from .tutor import Tutor, find
@@ -65,7 +65,8 @@ class ScriptedStudent:
         question, _, hint = next(t.content for t in reversed(request.messages) if t.role == "user").partition("\n")
         if read(question) is None:
             return Reply(text="?", tokens_in=_tokens(question), tokens_out=1)
-        text = work(question, [b for b in self.bugs if b not in gone], hint=hint)
+        # What it has written already is there to be read, as a hint is.
+        text = work(question, [b for b in self.bugs if b not in gone], hint=f"{hint}\n{request.prefix}")
         return Reply(
             text=text.removeprefix(request.prefix), tokens_in=_tokens(question + hint), tokens_out=_tokens(text)
         )
@@ -157,7 +158,7 @@ class ScriptedTeacher:
             count = re.search(r"(\d+) new problems", prompt)
             tasks = self._practice(question, work, int(count[1]) if count else 3)
             return to_json(Practice(tasks=tuple(Task(question=q, work=w) for q, w in tasks))).decode()
-        return to_json({"line": self.tutor.hint(question, work) if question else ""}).decode()
+        return to_json(Hint(line=self.tutor.hint(question, work) if question else "")).decode()
 
     def _practice(self, question: str, work: str, n: int) -> list[tuple[str, str]]:
         if not question:

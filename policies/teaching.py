@@ -15,6 +15,7 @@ DIAGNOSE = (
 PRACTISE = (
     "Write {count} new problems, worked, which train just the step that goes wrong first here.\n{question}\n{work}"
 )
+HINT = "Give the one line that is due where this work goes wrong first, and nothing else.\n{question}\n{work}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,14 @@ class Practice:
     """Problems that a teacher wrote for one mistake; none if it has none to offer."""
 
     tasks: tuple[Task, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hint:
+    """The line that is due where a work goes wrong first."""
+
+    line: str = ""
+    """Empty: the teacher has none."""
 
 
 async def first_error(case: Case, room: Room) -> str:

@@ -22,3 +22,15 @@ def sft_then_dpo(examples: Sequence[Example], room: Trainer) -> State:
     if not pairs:
         return taught
     return room.train(pairs, "dpo", start=taught, reference=room.plan.reference or taught)
+
+
+def rehearse_then_dpo(examples: Sequence[Example], room: Trainer) -> State:
+    """SFT on what has no wrong answer beside it (the learner's own right ones), then DPO on the pairs.
+
+    The right work of a pair is learnt from the contrast alone: DPO compares with what the rehearsal has left.
+    """
+    pairs, known = [e for e in examples if e.rejected], [e for e in examples if not e.rejected]
+    rehearsed = sft(known, room) if known else room.plan.start
+    if not pairs:
+        return rehearsed
+    return room.train(pairs, "dpo", start=rehearsed, reference=room.plan.reference or rehearsed)
