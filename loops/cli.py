@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-File = Annotated[Path, typer.Argument(help="An experiment: a YAML file, or the folder of a run.")]
+File = Annotated[Path, typer.Argument(help="An experiment: arithmetic, scripted, a YAML file, or the folder of a run.")]
 Run = Annotated[Path, typer.Argument(help="A run's folder.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields in place of the file's: rounds=3.")

@@ -159,6 +159,20 @@ FREE = (
 )
 
 
+SHIPPED = ("arithmetic", "scripted")
+"""Experiments that come with the package and are called by their name."""
+
+
+def located(path: Path) -> tuple[Path, Path]:
+    """The file of an experiment, and the folder in which its policies and data are looked for.
+
+    That of the file itself; of an experiment that ships, where the command is given.
+    """
+    if str(path) in SHIPPED and not path.is_file():
+        return Path(__file__).parent.parent / "examples" / f"{path}.yaml", Path.cwd()
+    return path, path.resolve().parent
+
+
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment.
 
@@ -171,7 +185,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     try:
         told = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
-        raise ConfigError(f"there is no experiment file {path}.") from None
+        raise ConfigError(f"there is no experiment file {path}. By name alone: {', '.join(SHIPPED)}.") from None
     except OSError as e:
         raise ConfigError(f"the experiment file {path} cannot be read: {e.strerror}.") from None
     except RecursionError:

@@ -28,7 +28,18 @@ from ..policies.rounds import Report
 from ..policies.slots import Stages
 from .book import Book
 from .company import Company, cast_of
-from .config import ConfigError, CourseConfig, Experiment, changed, fixed, holds_no_secret, load, overriding, resolve
+from .config import (
+    ConfigError,
+    CourseConfig,
+    Experiment,
+    changed,
+    fixed,
+    holds_no_secret,
+    load,
+    located,
+    overriding,
+    resolve,
+)
 from .courses import file_sources, read_course
 from .documents import SCHEMA, Documents, Fork, JournalError, run_record
 from .fitting import check_models, check_needs, check_training
@@ -70,7 +81,8 @@ def prepare(
     """Check an experiment, its data included, as far as that goes without starting anything.
 
     Args:
-        experiment: A file, its content, or the folder of a run, for the experiment that it was begun with.
+        experiment: A file, its content, the name of one that ships, or the folder of a run, for the experiment that it
+            was begun with.
         begun: The pools are in the run folder: only whether the files behind them have changed is looked at.
 
     Raises:
@@ -83,7 +95,8 @@ def prepare(
         record = run_record(Path(experiment))
         config, folder = resolve(record["config"], overrides), Path(record.get("folder") or Path.cwd())
     else:
-        config, folder = load(Path(experiment), overrides), Path(experiment).resolve().parent
+        file, folder = located(Path(experiment))
+        config = load(file, overrides)
     stages, sources = stages_of(config, folder)
     holds_no_secret(config)  # here, as a policy's file may have filled the environment
     for learner in {m.learner for m in stages} - {"student"}:
@@ -110,7 +123,7 @@ def launch(
     """Start a run, resume it, or continue it with more rounds or budget: always the same call.
 
     Args:
-        experiment: A file, its content, or the folder of a run.
+        experiment: A file, its content, the name of one that ships, or the folder of a run.
         tick: Told of every step and shard.
         factory: Builds a role where it lives; it pickles. One of your own may wrap what `build` makes, to watch it.
 

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import tutorloop
 from tutorloop.loops.cli import app
+from tutorloop.loops.launch import prepare
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "ray", "pandas", "scipy", "pyarrow", "transformers", "trl", "peft", "datasets"}
@@ -628,16 +629,35 @@ def test_every_public_name_is_there_and_typed() -> None:
         assert getattr(tutorloop, name).__name__ == name
 
 
-@pytest.mark.parametrize("policy", ["first_error", "two_opinions"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        *("first_error.py:first_error", "first_error.py:two_opinions"),
+        *("my_course.py:first_error", "my_course.py:hint_then_retry", "my_course.py:HintThenTell"),
+    ],
+)
 def test_the_policies_of_the_examples_teach(shell: Shell, policy: str) -> None:
     experiment = {"placement": "local", "student": {"engine": "scripted", "model": str(shell.folder / "student")}}
     sizes = ["course.practice=100", "course.quiz=100", "course.exam=100", "course.twins=2", "course.retention=10"]
-    named = f"teacher.policy={ROOT / 'examples' / 'first_error.py'}:{policy}"
+    named = f"teacher.policy={ROOT / 'examples' / policy}"
     report = tutorloop.launch(experiment, shell.folder / "mine", [*sizes, "rounds=1", "schedule.rows=100", named])
     assert report.after
     assert report.after["exam"].accuracy > report.before["exam"].accuracy
     view = tutorloop.read_run(shell.folder / "mine")
     assert view.exam.after == report.after["exam"].accuracy
+
+
+def test_an_experiment_that_ships_is_called_by_name_and_a_file_of_that_name_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_course.py").write_text(
+        "def mine(case, room):\n    return None\n"
+    )  # in `examples`, it has no `mine`
+    ready = prepare("scripted", ["teacher.policy=my_course:mine"])
+    assert ready.folder == tmp_path and ready.experiment.teacher.engine == "scripted"
+    (tmp_path / "scripted").write_text("seed: 7")
+    assert prepare("scripted").experiment.seed == 7
 
 
 @pytest.mark.parametrize("name", ["arithmetic.yaml", "scripted.yaml"])

@@ -1,14 +1,19 @@
 """What the documents show is what happens: README blocks and docstring examples run."""
 
+import ast
 import doctest
 import importlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import tutorloop
+from tutorloop.tests.policies_for_tests import small
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,18 +35,57 @@ def desk(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_two_line_policy_of_the_readme_runs_as_printed(desk: Path) -> None:
-    (policy,) = [block for block in PYTHON if "def first_error" in block]
-    (desk / "examples" / "my_course.py").write_text(policy)
-    (command,) = re.findall(r"tutorloop (run \S+ teacher\.policy=my_course:first_error --run-dir \S+)", README)
-    done = subprocess.run(
-        [sys.executable, "-m", "tutorloop", *command.split(), "rounds=1", "--json"],
-        cwd=desk,
-        capture_output=True,
-        text=True,
-    )
+WALK = README[README.index("## A teacher policy of your own") : README.index("From Python:")]
+STEPS = re.findall(r"```python\n(.*?)```", WALK, re.DOTALL)
+"""What is added to `my_course.py`, step by step."""
+
+
+def types(command: str, folder: Path) -> str:
+    """What it prints."""
+    line = [sys.executable, "-m", "tutorloop", *shlex.split(command)]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert '"accepted"' in done.stdout
+    return done.stdout
+
+
+def test_from_an_empty_folder_ones_own_policy_runs_by_two_lines_and_three_commands_as_printed(tmp_path: Path) -> None:
+    assert len(STEPS[0].splitlines()) == 2
+    (tmp_path / "my_course.py").write_text(STEPS[0])
+    block = re.search(r"((?:    tutorloop .*\n){3})", WALK)
+    assert block is not None
+    first, second, third = (types(line.split(maxsplit=1)[1], tmp_path) for line in block[1].splitlines())
+    assert "runs/scripted" in first and "runs/mine" in second and "accepted  correction" in third
+    report = tutorloop.read_run(tmp_path / "runs" / "mine")
+    assert report.exam.after is not None and report.exam.after > 0.9
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_each_further_step_of_the_walk_through_runs_as_printed(step: int, tmp_path: Path) -> None:
+    (tmp_path / "my_course.py").write_text("\n\n".join(STEPS[:step]))
+    command = re.findall(r"^    tutorloop (run .*)$", WALK, re.MULTILINE)[step]
+    assert types(f"{command} rounds=1", tmp_path)
+    (root,) = (tmp_path / "runs").iterdir()
+    lessons = [x for x in small.table(root, "1/check") if x.sound]
+    hints = [x for x in lessons if x.act == "hint"]
+    assert len(hints) > 20 and all(x.own for x in hints)
+    assert {x.act for x in lessons} == ({"hint"} if step == 2 else {"hint", "telling"})
+    assert not any(x.rejected for x in lessons)
+
+
+def test_the_template_of_the_examples_is_the_walk_through_with_types() -> None:
+    def bare(source: str) -> list[str]:
+        tree = ast.parse(source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                node.returns = None
+            if isinstance(node, ast.arg):
+                node.annotation = None
+        return [ast.unparse(node) for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+
+    template = (ROOT / "examples" / "my_course.py").read_text(encoding="utf-8")
+    assert bare(template) == bare("\n".join(STEPS))
+    for command in re.findall(r"^    tutorloop (run .*)$", WALK, re.MULTILINE)[1:]:
+        assert command in template
 
 
 def test_the_python_of_the_readme_runs_as_printed(desk: Path) -> None:

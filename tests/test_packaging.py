@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 import tutorloop
+from tutorloop.loops.config import SHIPPED
 
 ROOT = Path(tutorloop.__file__).parent
 ORDER = ("evals", "policies", "agents", "loops")
@@ -81,10 +82,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[zipfile.ZipFile, ta
     return zipfile.ZipFile(wheel), tarfile.open(sdist)
 
 
-def test_the_wheel_has_every_module_the_marker_of_types_the_tested_versions_and_the_student(built: Any) -> None:
+def test_the_wheel_has_every_module_the_marker_of_types_the_tested_versions_the_experiments_and_the_student(
+    built: Any,
+) -> None:
     names = set(built[0].namelist())
     assert {f"tutorloop/{name(path)}" for path in FILES} <= names
     assert {f"tutorloop/{n}" for n in ("__init__.py", "__main__.py", "py.typed", "constraints.txt")} <= names
+    assert {f"tutorloop/examples/{experiment}.yaml" for experiment in SHIPPED} <= names
     student = {f"tutorloop/{name(p)}" for p in (ROOT / "evals/arithmetic/student").glob("*")}
     assert student <= names and any(n.endswith(".safetensors") for n in student)
     outside = {n for n in names if not n.startswith(("tutorloop/", "tutorloop-"))}
