@@ -123,6 +123,8 @@ def _go(root: Path, start: Callable[..., "Report"], command: Sequence[str], quie
     """Let a run go, and show what it came to."""
     with _told(root):
         code = _going(root, start, command, quiet)
+        if not code:
+            _report(root, quiet)
         if as_json or not quiet:
             _show(root, as_json)
     raise typer.Exit(code)
@@ -150,6 +152,19 @@ def _going(root: Path, start: Callable[..., "Report"], command: Sequence[str], q
     return 0
 
 
+def _report(root: Path, quiet: bool) -> None:
+    """Write the page of a run that is over; whatever becomes of the page, the run is finished."""
+    from .report import write_report
+
+    try:
+        page = write_report(root)
+    except Exception as e:
+        _say(f"the run is finished; its report was not written: {e} (traceback in {_log(root)})")
+        return
+    if not quiet:
+        _say(f"report: {page} ({page.stat().st_size / 1000:.0f} kB)")
+
+
 @app.command()
 def show(
     run: Run,
@@ -174,6 +189,36 @@ def _show(root: Path, as_json: bool) -> None:
 
     view = read_run(root)
     _print(view, run_lines(view), as_json)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; by default report.html in the run's folder.")
+    ] = None,
+) -> None:
+    """Write a run as one page for a browser: curve, flow, problems with their histories, cost, settings."""
+    from .report import write_report
+
+    with _told():
+        page = write_report(run, out)
+        _say(f"{page} ({page.stat().st_size / 1000:.0f} kB)")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, A.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="Another's, B.")],
+    as_json: AsJson = False,
+) -> None:
+    """Set two runs side by side, problem by problem: a paired test, what differs, what each has cost."""
+    from .compare import compare as compared
+    from .compare import comparison_lines
+
+    with _told():
+        found = compared(first, second)
+        _print(found, comparison_lines(found), as_json)
 
 
 @app.command()

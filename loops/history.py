@@ -132,7 +132,11 @@ def read_history(root: Path | str, id: str) -> History:
     Raises:
         UnknownProblem: names the nearest ids.
     """
-    run = RunFolder(Path(root))
+    return history_of(RunFolder(Path(root)), id)
+
+
+def history_of(run: RunFolder, id: str) -> History:
+    """The same, of a folder that is open already."""
     if halved(id):
         raise UnknownProblem(f"{id!r} is no text that a problem could be called by.")
     course = run.course
@@ -141,7 +145,7 @@ def read_history(root: Path | str, id: str) -> History:
         return _sealed(run, id)
     gold = next((g for g in _with(course.practice.gold, "problem", id) if g.problem == id), Gold(problem=id, answer=""))
     return History(
-        run=printed(root),
+        run=printed(run.root),
         problem=id,
         pool="practice",
         question=problem.question,

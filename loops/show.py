@@ -2,11 +2,11 @@
 
 Only committed files are read, and the run's lock is not held, so a run can be looked at while it goes on; a damaged one
 says what is wrong with it. `history.py` reads one problem's history, `words.py` prints them all.
-
-Not covered: pictures; comparing two runs.
+`report.py` makes a page of it, `compare.py` sets two runs side by side.
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..agents.roles import Trained
 from ..evals.files import Checksum, DamagedFile, whole
 from ..evals.pools import Course
 from ..evals.records import Gold
@@ -108,6 +109,14 @@ class RunFolder:
         took = {name.partition("/")[2]: float(self.documents.step(name)["seconds"]) for name in names}
         trainings = sum(took.pop(name) for name in list(took) if name.startswith("train-"))
         return max(trainings, took.pop("update", 0.0)) + sum(took.values())
+
+    def trained(self, number: int) -> Mapping[str, int]:
+        """Optimizer tokens of a round by loss, e.g. `{"sft": 30120, "dpo": 8100}`; also of one that was rolled back."""
+        tokens = Counter[str]()
+        for name in self.steps:
+            if name.startswith(f"{number}/train-") and (made := self.step(name, Trained)) is not None:
+                tokens[name.rpartition("-")[2]] += made.tokens
+        return tokens
 
     def status(self) -> tuple[Status, str]:
         return read_status(self.root)

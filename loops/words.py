@@ -56,7 +56,7 @@ def run_lines(view: RunView) -> Iterator[str]:
     yield from _exams(view)
     if view.masked is not None and len(view.rounds) > 2:  # what was masked can show from the second time on
         yield from _masked(view.masked)
-    notes = [*_verdicts(view.rounds), *_warnings(view)]
+    notes = [*_verdicts(view.rounds), *run_warnings(view)]
     if notes:
         yield ""
         yield from notes
@@ -134,7 +134,8 @@ def _verdicts(rounds: Sequence[RoundLine]) -> Iterator[str]:
             yield f"round {r.round}: {sum(r.rejected.values())} of {r.lessons} lessons were not accepted: {told}"
 
 
-def _warnings(view: RunView) -> Iterator[str]:
+def run_warnings(view: RunView) -> Iterator[str]:
+    """What whoever reads the numbers should know first."""
     yield from _forgotten(view)
     for r in view.rounds:
         yield from _unreadable(f"round {r.round}, quiz", r.truncated, r.unparsed, r.quiz_n)
@@ -246,14 +247,22 @@ def _shortened(rows: Sequence[str], at: int) -> list[str]:
     >>> _shortened([str(i) for i in range(20)], 10)
     ['0', '1', '...', '8', '9', '10', '11', '12', '...', '18', '19']
     """
-    if len(rows) <= LINES:
-        return list(rows)
-    last = len(rows) - 1
-    kept = [i for i in range(len(rows)) if i <= 1 or i >= last - 1 or abs(i - at) <= 2]
     shown: list[str] = []
+    kept = worth_showing(len(rows), at)
     for i, before in zip(kept, [-1, *kept], strict=False):
         shown += [rows[i]] if i == before + 1 else ["...", rows[i]]
     return shown
+
+
+def worth_showing(n: int, at: int) -> list[int]:
+    """Which of `n` lines of an answer are shown, when `at` is the one that matters.
+
+    >>> worth_showing(3, 0), worth_showing(20, 3)
+    ([0, 1, 2], [0, 1, 2, 3, 4, 5, 18, 19])
+    """
+    if n <= LINES:
+        return list(range(n))
+    return [i for i in range(n) if i <= 1 or i >= n - 2 or abs(i - at) <= 2]
 
 
 def _beside(what: str, told: str) -> str:
