@@ -17,6 +17,10 @@ def build(spec: RoleSpec) -> Any:
 
         kinds: dict[str, Any] = {"learner": engine.ScriptedLearner, "teacher": engine.ScriptedTeacher}
         role = kinds.get(spec.role, engine.ScriptedStudent)(spec)
+    elif spec.engine == "replay":
+        from .replay import ReplayLearner, ReplayStudent
+
+        role = (ReplayLearner if spec.role == "learner" else ReplayStudent)(spec)
     elif spec.role == "learner":
         from .trl_learner import TrlLearner
 

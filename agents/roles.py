@@ -242,11 +242,12 @@ class RoleSpec:
     """How to build one role, and where. Plain values: it crosses process borders."""
 
     role: Literal["student", "teacher", "evaluator", "learner"]
-    engine: Literal["transformers", "scripted"]
+    engine: Literal["transformers", "scripted", "replay"]
     root: Path
     """The run folder."""
     model: str = ""
-    """Path or hub name of the model; for `scripted` students the profile's folder; empty: the shipped student."""
+    """Path or hub name of the model; empty: the shipped student. For `scripted` students the profile's folder, for
+    `replay` the file of answers."""
     revision: str = ""
     dtype: str = "float32"
     max_tokens: int = 160

@@ -333,6 +333,8 @@ class ItemModel:
         own = self.room.slot == "attempt" and self.member == self.room.plan.learner
         told = self.room.said if self.member == self.room.plan.learner and not context and not prefix else set()
         reply = await self._ask(request, journalled=not own)
+        if reply.finish == "error" and reply.text:  # why not: no words of the learner's
+            raise ValueError(f"the {self.member} could not answer: {reply.text}")
         told.add((problem.digest, reply.text))
         return Attempt(
             problem=problem.id,

@@ -38,6 +38,15 @@ def _on_devices(gpus: float) -> float:
 Gpus = Annotated[float, Field(ge=0), AfterValidator(_on_devices)]
 
 
+Engine = Literal["transformers", "scripted", "replay"]
+
+
+def _teaches(engine: Engine) -> Engine:
+    if engine == "replay":
+        raise ValueError("recorded answers are a student's; a teacher is 'scripted' or 'transformers'")
+    return engine
+
+
 class CourseConfig(_Part):
     """What is asked."""
 
@@ -65,9 +74,10 @@ class CourseConfig(_Part):
 class RoleConfig(_Part):
     """One role: its engine, and its place."""
 
-    engine: Literal["transformers", "scripted"] = "transformers"
+    engine: Engine = "transformers"
     model: str = ""
-    """Path (relative to the experiment's file) or hub name; empty: the student that comes with the package."""
+    """Path (relative to the experiment's file) or hub name; empty: the student that comes with the package. `replay`: a
+    file of recorded answers."""
     revision: str = ""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_tokens: int = Field(default=160, ge=1)
@@ -84,7 +94,7 @@ class RoleConfig(_Part):
 
 
 class TeacherConfig(RoleConfig):
-    engine: Literal["transformers", "scripted"] = "scripted"
+    engine: Annotated[Engine, AfterValidator(_teaches)] = "scripted"
     policy: str = ""
     """`my_course:first_error`: a file beside the experiment (or an installed module) and a name in it. Takes the place
     of the method's own teaching."""

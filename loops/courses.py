@@ -11,11 +11,12 @@ A file of a pool's own is read row by row, however long. Not covered: drawing fr
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 from ..evals import gsm8k, jsonl
+from ..evals.answers import Answers, answers_of
 from ..evals.arithmetic import profile, shipped, world
 from ..evals.files import checksum
 from ..evals.jsonl import Asked, BadData, Row
@@ -43,6 +44,8 @@ class Data:
     splits: Mapping[str, Split] = field(repr=False)
     sources: Mapping[str, str]
     """sha256 of each file, or hub data set, that was read, by its name in the experiment."""
+    answers: Answers | None = field(default=None, repr=False)
+    """What the student of recorded answers has to say; `None`: it is another."""
 
 
 def read_course(course: CourseConfig, seed: int, student: RoleConfig, folder: Path) -> Data:
@@ -68,6 +71,8 @@ def read_course(course: CourseConfig, seed: int, student: RoleConfig, folder: Pa
             data = _rows(course, seed, folder)
         for _ in disjoint(course.kind, data.splits):
             pass
+        if student.engine == "replay":
+            data = _recorded(student, folder, data)
     except BadData as e:
         raise ConfigError(str(e)) from None
     return data
@@ -89,6 +94,38 @@ def file_sources(course: CourseConfig, folder: Path) -> dict[str, str]:
                 raise ConfigError(f"`course.{key}` is {name!r}, and there is no file {path}.")
             found[name] = checksum(path).sha256
     return found
+
+
+def answers_source(student: RoleConfig, folder: Path) -> dict[str, str]:
+    """sha256 of the file of recorded answers, by its name in the experiment; nothing for another student.
+
+    Raises:
+        ConfigError: it is not named, or not there.
+    """
+    if student.engine != "replay":
+        return {}
+    if not student.model:
+        raise ConfigError("`student.engine: replay` answers from a file; name it: student.model=answers.jsonl")
+    if not (folder / student.model).is_file():
+        raise ConfigError(f"`student.model` is {student.model!r}, and there is no file {folder / student.model}.")
+    return {student.model: checksum(folder / student.model).sha256}
+
+
+def _recorded(student: RoleConfig, folder: Path, data: Data) -> Data:
+    """The data with the answers to it. Every problem has one: a pool without some of its problems is another exam."""
+    source = answers_source(student, folder)
+    found = answers_of(jsonl.rows_of(folder / student.model), (p for split in data.splits.values() for p, _ in split))
+    lacking = {name: [p for p, _ in split if p.digest not in found.texts] for name, split in data.splits.items()}
+    if n := sum(map(len, lacking.values())):
+        first = next(problems[0] for problems in lacking.values() if problems)
+        told = ", ".join(f"{len(problems)} of `{name}`" for name, problems in lacking.items() if problems)
+        raise ConfigError(
+            f"{n} problems have no recorded answer in {student.model} ({told}; e.g. {first.id}, "
+            f"{first.question[:60]!r}); of its {found.rows} rows {found.others} are on problems that the course does "
+            "not ask. Nobody knows how the student would have done on them, and an exam without them is another exam. "
+            "Record them, or make the course of what was recorded: course.practice=a.jsonl, and so for quiz and exam."
+        )
+    return replace(data, sources={**data.sources, **source}, answers=found)
 
 
 def _arithmetic(course: CourseConfig, seed: int, student: RoleConfig, folder: Path) -> Data:

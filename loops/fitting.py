@@ -95,6 +95,8 @@ def check_models(config: Experiment, stages: Stages, specs: Mapping[str, RoleSpe
             if spec.engine == "scripted":
                 if name == "student" and spec.model:
                     profile(Path(spec.model))
+            elif spec.engine == "replay":
+                told.append("the student's answers are recorded: it is examined and taught, and nothing is trained")
             elif (folder := model_folder(spec.model)) is not None:
                 can_be_asked(folder)
                 if name == "student":

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from ..agents.build import build
+from ..agents.replay import lay_down
 from ..agents.roles import RoleSpec
 from ..evals.pools import Course, make_course
 from ..evals.records import halved
@@ -40,7 +41,7 @@ from .config import (
     overriding,
     resolve,
 )
-from .courses import file_sources, read_course
+from .courses import answers_source, file_sources, read_course
 from .documents import SCHEMA, Documents, Fork, JournalError, run_record
 from .fitting import check_models, check_needs, check_training
 from .journal import Tick
@@ -103,7 +104,7 @@ def prepare(
         raise ConfigError(f"method {config.method!r} trains {learner!r}; only the student can be trained so far.")
     check_training(config, stages)
     if begun:
-        sources = {**sources, **file_sources(config.course, folder)}
+        sources = {**sources, **file_sources(config.course, folder), **answers_source(config.student, folder)}
         return Prepared(experiment=config, stages=stages, sources=sources, folder=folder)
     data = read_course(config.course, config.seed, config.student, folder)
     ready = Prepared(experiment=config, stages=stages, sources={**sources, **data.sources}, folder=folder)
@@ -185,6 +186,9 @@ def _course(ready: Prepared, book: Book, config: CourseConfig) -> Course:
     course = make_course(config.kind, book.root, data.splits, run=book.run)
     for path in (book.root / "course").rglob(LIST):
         book.vouch(path)
+    if data.answers is not None:
+        sha256 = data.sources[ready.experiment.student.model]
+        book.vouch(lay_down(book.root, sha256, data.answers.texts))
     return course
 
 

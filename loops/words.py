@@ -69,7 +69,8 @@ def _rounds(rounds: Sequence[RoundLine]) -> list[str]:
         cells = [f"{r.round}", f"{r.quiz_accuracy:.3f}", f"{r.quiz_low:.3f}-{r.quiz_high:.3f}", f"{r.quiz_n}"]
         cells.append(f"{(r.truncated + r.unparsed) / max(1, r.quiz_n):.1%}")
         did = [f"{r.fixed}", f"{r.regressed}", "yes" if r.kept else "NO", f"{r.cases}", f"{r.accepted}/{r.lessons}"]
-        did += [f"{r.examples}", f"{r.teacher_calls}", f"{r.teacher_tokens:,}", f"{r.seconds:.1f}"]
+        trained = 0 if r.proof == "unchanged" else r.examples  # recorded answers learn nothing from them
+        did += [f"{trained}", f"{r.teacher_calls}", f"{r.teacher_tokens:,}", f"{r.seconds:.1f}"]
         table.append([*cells, *(did if r.round else [""] * len(did))])
     return columns(table, right=range(len(table[0])))
 

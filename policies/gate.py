@@ -91,7 +91,8 @@ def gate(
     kept = level is None or p >= level
     served = next(r for r in reversed(reports) if r.kept)
     if proof.status == "unchanged":
-        why = f"nothing to learn: the state is unchanged; {_nothing(tables)}"
+        lead = "" if len(tables.examples) else "nothing to learn: "
+        why = f"{lead}the state is unchanged; {_nothing(tables)}"
     elif not kept:
         why = (
             f"rolled back: quiz {quiz.accuracy:.3f} against {best.quiz.accuracy:.3f} of round {best.number}, p={p:.2g}"
@@ -123,7 +124,7 @@ def gate(
 def _nothing(tables: Tables) -> str:
     """Why a round left the student as it was."""
     if len(tables.examples):
-        return "its update changed nothing"
+        return f"the update made nothing of {len(tables.examples)} examples"
     if not len(tables.answered):
         return "nothing was asked"
     if not len(tables.cases):
