@@ -11,17 +11,17 @@ Not covered: `exclude_modules` and `layers_to_transform` that leave nothing, and
 tokenizers without a `tokenizer.json`; what a policy puts around a question (what does not fit then fails one by one).
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from ..evals.arithmetic import shipped
 from ..evals.records import Problem
 from ..policies.records import Json
+from .chat import special_tokens, stored, template_of, tokenizer_of, writer
 from .weights import model_weights, tensors
+
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def model_folder(model: str) -> Path | None:
@@ -42,6 +42,19 @@ def model_folder(model: str) -> Path | None:
     return None
 
 
+def find_model(model: str, revision: str = "") -> Path:
+    """The folder of a model: a path, a repository of the Hugging Face hub, or empty for the shipped student.
+
+    Raises:
+        ValueError: there is no such model, or it is not safetensors.
+    """
+    if (folder := model_folder(model)) is not None:
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, revision=revision or None, allow_patterns=_FILES))
+
+
 def can_be_asked(folder: Path) -> None:
     """
     Raises:
@@ -50,9 +63,7 @@ def can_be_asked(folder: Path) -> None:
     for path in model_weights(folder):
         for _ in tensors(path):
             pass
-    written = (folder / name for name in ("chat_template.jinja", "chat_template.json"))
-    if not any(path.exists() for path in written) and not _json(folder / "tokenizer_config.json").get("chat_template"):
-        raise ValueError(NO_TEMPLATE.format(model=folder))
+    template_of(folder)
 
 
 def can_be_trained(folder: Path, lora: Mapping[str, Json]) -> None:
@@ -119,7 +130,7 @@ def fits(folder: Path, problems: Iterable[Problem], answer: int) -> str:
     Raises:
         ValueError: a question is longer than the model's context; names the first.
     """
-    config = _json(folder / "config.json")
+    config = stored(folder / "config.json")
     window = (config.get("text_config") or config).get("max_position_embeddings")
     if not isinstance(window, int) or not (folder / "tokenizer.json").exists():
         return ""
@@ -129,7 +140,7 @@ def fits(folder: Path, problems: Iterable[Problem], answer: int) -> str:
         text = written(problem)
         if len(text.encode()) + answer <= window:
             continue  # a token is a byte at least, so hardly any has to be counted
-        tokenizer = tokenizer or _tokenizer(folder / "tokenizer.json")
+        tokenizer = tokenizer or tokenizer_of(folder)
         count = len(tokenizer.encode(text, add_special_tokens=False).ids)
         if count >= window:
             raise ValueError(
@@ -150,75 +161,20 @@ def fits(folder: Path, problems: Iterable[Problem], answer: int) -> str:
 
 
 def _written(folder: Path) -> Callable[[Problem], str]:
-    """How the chat template writes a problem, up to where the model begins to answer.
-
-    As transformers does it, which takes seconds to load. A template that fails here leaves the bare question.
-    """
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def fails(why: str) -> None:
-        raise ValueError(why)
+    """How the chat template writes a problem. One that fails here leaves the bare question."""
 
     def bare(problem: Problem) -> str:
         return "".join(turn.content for turn in problem.messages)
 
-    told = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
-    words = {key: value.get("content") if isinstance(value, dict) else value for key, value in told.items()}
-    special = {key: word for key, word in words.items() if key.endswith("_token") and isinstance(word, str)}
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    env.globals.update(raise_exception=fails, strftime_now=lambda style: datetime.now().strftime(style))
-    env.filters["tojson"] = _as_json
     try:
-        template = env.from_string(_template(folder, told))
+        write = writer(template_of(folder), special_tokens(folder))
     except Exception:  # whatever a template may do
         return bare
 
     def written(problem: Problem) -> str:
-        turns = [{"role": turn.role, "content": turn.content} for turn in problem.messages]
         try:
-            return template.render(messages=turns, tools=None, documents=None, add_generation_prompt=True, **special)
+            return write(problem.messages)
         except Exception:
             return bare(problem)
 
     return written
-
-
-def _template(folder: Path, told: Mapping[str, Any]) -> str:
-    """The chat template's source; of several, the default. `generation` is a tag that only transformers knows."""
-    path = folder / "chat_template.jinja"
-    source = path.read_text(encoding="utf-8") if path.exists() else told["chat_template"]
-    if isinstance(source, list):
-        source = next(one["template"] for one in source if one["name"] == "default")
-    source = re.sub(r"(\{%-?\s*)generation(\s*-?%\})", r"\1if true\2", source)
-    return re.sub(r"(\{%-?\s*)endgeneration(\s*-?%\})", r"\1endif\2", source)
-
-
-def _as_json(value: Any, **style: Any) -> str:
-    """Jinja's own `tojson` is for web pages."""
-    return json.dumps(value, **{"ensure_ascii": False, **style})
-
-
-def _tokenizer(path: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as e:  # it raises no other
-        raise ValueError(f"{path} is no tokenizer ({e}). Get the model anew.") from None
-    tokenizer.no_truncation()  # a file may have been saved with one
-    tokenizer.no_padding()
-    return tokenizer
-
-
-NO_TEMPLATE = (
-    "the tokenizer of {model} has no chat template, so nobody knows how a question is written for this model. Use an "
-    "instruction-tuned model, or put a `chat_template.jinja` beside it."
-)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_bytes()) if path.exists() else {}
-    except ValueError as e:
-        raise ValueError(f"{path} is no JSON ({e}). Get the model anew.") from None
-    return told if isinstance(told, dict) else {}

@@ -103,7 +103,7 @@ class TrlLearner:
             args=config,
             data_collator=WeightedCollator(pad_token_id=self.base.chat.pad) if rows.weighted else None,
             train_dataset=rows.dataset,
-            processing_class=self.base.chat.tokenizer,
+            processing_class=self.base.tokenizer,
         )
         trainer.remove_callback(transformers.PrinterCallback)
         if job.reference is not None:

@@ -15,7 +15,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from ..policies.records import Example
-from .base import Chat
+from .chat import Chat, render
 from .roles import Job
 
 SAMPLED = 16
@@ -57,15 +57,11 @@ class TokenRows:
         return [[(r["prompt_ids"], r[f"{kind}_ids"]) for r in some] for kind in ("chosen", "rejected")]
 
     def _sft(self, chat: Chat, example: Example) -> dict[str, list[Any]]:
-        prompt, reply = chat.pair(example.prompt, example.completion)
         if example.weight != 1 or example.spans:
             self.weighted = True
-        weights = [1.0] * len(reply)
-        if example.spans:
-            weights = chat.weigh(example.prompt, example.completion, example.spans)
-        weights = [example.weight * w for w in weights]
-        nothing = [-100] * len(prompt)
-        return {"input_ids": prompt + reply, "labels": nothing + reply, "weights": [0.0] * len(prompt) + weights}
+        row = render(example, chat)
+        labels = [-100] * len(row.prompt) + [*row.completion]
+        return {"input_ids": row.ids, "labels": labels, "weights": row.mask}
 
     def _dpo(self, chat: Chat, example: Example) -> dict[str, list[Any]]:
         if example.weight != 1 or example.spans:
@@ -73,9 +69,8 @@ class TokenRows:
                 f"example {example.id!r} has a weight or spans, and DPO compares whole answers: TRL has no place for "
                 "them. Train it with SFT, or leave them at their defaults."
             )
-        prompt, chosen = chat.pair(example.prompt, example.completion)
-        _, rejected = chat.pair(example.prompt, example.rejected)
-        return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+        row = render(example, chat)
+        return {"prompt_ids": [*row.prompt], "chosen_ids": [*row.completion], "rejected_ids": [*row.rejected]}
 
 
 LENGTHS = {"sft": (("input_ids",),), "dpo": (("prompt_ids", "chosen_ids"), ("prompt_ids", "rejected_ids"))}
