@@ -24,6 +24,7 @@ from typing import Any
 from ..agents.build import build
 from ..agents.cast import Cast
 from ..agents.roles import Request, RoleSpec
+from ..agents.settings import SFT
 from ..evals.graders import grade
 from ..evals.lookup import Lookup
 from ..evals.pools import Course
@@ -48,6 +49,10 @@ from .tutoring import run as cycle
 METHOD = "tutorloop.policies.by_hand:METHOD"
 BARE = ("schedule={}", "check=[]", 'triage=""', 'teacher.policy=""', "teacher.policy_options={}", "budget={}")
 """What an experiment may have put in place of its method's own."""
+
+
+GENTLY = 0.25
+"""Factor on the run's learning rate. At the whole of it, a round so small cost the skills that had been mastered."""
 
 
 class Refused(ValueError):
@@ -254,7 +259,10 @@ def _fork_of(run: Path, run_dir: Path | str | None) -> Path:
     root = Path(run_dir) if run_dir else run.with_name(f"{run.name}-taught")
     if not (root / "run.json").exists():
         last = max((report.number for report in folder.reports), default=0)
-        begin(root, run, last, [f"method={METHOD}", *BARE, f"rounds={last}"])
+        given = prepare(run, begun=True).stages[-1].rounds.settings.get("sft", {})
+        rate = float(str(given.get("learning_rate", SFT["learning_rate"]))) * GENTLY
+        rated = f"update.sft.learning_rate={rate}"
+        begin(root, run, last, [f"method={METHOD}", *BARE, f"rounds={last}", rated])
     elif run_record(root)["config"]["method"] != METHOD:
         raise ConfigError(f"{root} is a run, and none that was taught by hand. Choose another --run-dir.")
     return root

@@ -30,7 +30,7 @@ class WithOthers:
     """The `select` slot: one problem, and others to be rehearsed where they are answered right."""
 
     problem: str
-    others: int = 63
+    others: int = 127
 
     def __call__(self, practice: Sequence[Problem], room: Room) -> list[Problem]:
         chosen = [p for p in practice if p.id == self.problem]
@@ -45,7 +45,7 @@ class Correction:
     """The `teach` slot: what the person wrote, and where the package can write them, new problems like it."""
 
     work: str
-    similar: int = 15
+    similar: int = 31
     """New problems, at most."""
 
     def __call__(self, case: Case, room: Room) -> list[Lesson]:
@@ -93,7 +93,7 @@ def by_hand(problem: str, work: str) -> Method:
         check=Sound(kinds=("steps", "answer")),
         curate=corrections,
         update=sft,
-        rounds=Rounds(times=1, rows=96, new=0.5, fill={"earlier": 0.3, "own": 0.7}, gate=None),
+        rounds=Rounds(times=1, rows=192, new=0.5, fill={"earlier": 0.3, "own": 0.7}, gate=None),
     )
 
 
