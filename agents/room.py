@@ -24,7 +24,7 @@ from ..evals.records import Attempt, Gold, Messages, Problem, State, Turn, Verdi
 from ..evals.redact import redacted
 from ..evals.rows import adapter, checked
 from ..policies.records import Case, Cost, Example, Json, Lesson
-from ..policies.room import Asked, Ledger, Model
+from ..policies.room import Asked, Ledger, Model, free_tries
 from ..policies.rounds import Budget, Plan, PracticeReport
 from .cast import Cast
 from .own_words import OwnWords
@@ -251,8 +251,7 @@ class ItemRoom:
 
     def _graded(self, problem: Problem, attempt: Attempt) -> Verdict:
         self.tries[problem.id] += 1
-        # Grades leak: with two options one wrong guess tells, with numbers the third says more than work does.
-        if self.tries[problem.id] >= (2 if problem.kind in ("choice", "boolean") else 3):
+        if self.tries[problem.id] > free_tries(problem):
             self._sees(problem)
         return replace(grade(problem, self._gold(problem), attempt), gold_seen=self.gold_seen)
 

@@ -1,14 +1,13 @@
 """Teaching by hints: the learner tries again with a hint in view, and learns its own right answer without it.
 
-A hint is told and never learnt: the trained prompt is the problem as it will be asked. Graded tries leak, so at most
-two of them can yield an answer of the learner's own (one where the answers are choices, or true and false); with a
-third the check refuses it as `gold seen`.
+A hint is told and never learnt: the trained prompt is the problem as it will be asked. Graded tries leak, so there are
+never more of them than leave the answer untold (`free_tries`): after that nothing that is said would be evidence.
 """
 
 from dataclasses import dataclass
 
 from .records import Case, Lesson
-from .room import Room
+from .room import Room, free_tries
 from .teaching import CORRECT, HINT, Hint, diagnosed
 
 
@@ -21,7 +20,8 @@ class HintThenRetry:
 
     async def __call__(self, case: Case, room: Room) -> list[Lesson]:
         tried, hints = case, list[str]()
-        while len(hints) < self.tries and (hint := await next_line(case, tried.work, room)):
+        most = min(self.tries, free_tries(case.problem))
+        while len(hints) < most and (hint := await next_line(case, tried.work, room)):
             hints.append(hint)
             tried = await room.aretry(case, context="\n".join(hints))
             if tried.right:
@@ -33,14 +33,15 @@ class HintThenRetry:
 class Socratic:
     """Hints in order of strength, each in place of the weaker one: where to look, then the line that is due there.
 
-    Whoever still errs is told: the whole work, corrected, to be learnt as it is.
+    Whoever still errs is told: the whole work, corrected, to be learnt as it is. Where a second try would tell the
+    answer, only the stronger hint is given.
     """
 
     tell: bool = True
     """Whether the correction follows the hints that did not help."""
 
     async def __call__(self, case: Case, room: Room) -> list[Lesson]:
-        for find in (where, due):
+        for find in (where, due)[-free_tries(case.problem) :]:
             if hint := await find(case, room):
                 tried = await room.aretry(case, context=hint)
                 if tried.right:

@@ -4,6 +4,9 @@ for each round:
     attempt the practice pool; the teacher diagnoses each wrong work
     for each wrong case: the teacher gives the line that is due as a hint; the learner tries again
     what it now gets right is learnt without the hint, filled with rehearsal: SFT, then DPO over its first answer
+
+Not covered: a right answer at the end of wrong steps is right (on the student that ships 10 of 375 that were learnt).
+Where steps can be checked, `check: [steps]` asks for more.
 """
 
 from .attempting import answer

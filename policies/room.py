@@ -59,6 +59,13 @@ class Model(Protocol):
     ) -> Attempt: ...
 
 
+def free_tries(problem: Problem) -> int:
+    """How many graded tries leave the answer untold. With two options one wrong guess tells; with numbers the third
+    grade says more than work does.
+    """
+    return 1 if problem.kind in ("choice", "boolean") else 2
+
+
 class Room(Protocol):
     """All that a slot may reach. No sealed problem, ever."""
 
@@ -112,9 +119,8 @@ class Room(Protocol):
                 and `Lesson.target`.
 
         Returns:
-            The case with the new attempt and its grade in place of the old ones; `brief` is the context. From the third
-            graded try on, whoever makes it (for choice and boolean problems the second), the grades have leaked the
-            answer: it comes back with `gold_seen`.
+            The case with the new attempt and its grade in place of the old ones; `brief` is the context. After more
+            graded tries than `free_tries`, whoever made them, the answer has leaked: it comes back with `gold_seen`.
         """
         ...
 

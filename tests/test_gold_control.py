@@ -1,8 +1,8 @@
 """The control that does not diagnose, the sums of the ten-student comparison, and that the README shows its data."""
 
+import importlib
 import importlib.util
 import json
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,23 @@ from tutorloop.policies.rounds import Report
 from tutorloop.tests.policies_for_tests import small
 
 ROOT = Path(tutorloop.__file__).parent
-spec = importlib.util.spec_from_file_location("gold_control", ROOT / "benchmarks" / "gold_control.py")
-assert spec is not None and spec.loader is not None
-control: Any = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = control  # dataclasses look their module up
-spec.loader.exec_module(control)
+
+
+def script(name: str) -> Any:
+    """A benchmark by its file: `policies` would be a name of its own for the package's."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+with pytest.MonkeyPatch.context() as patched:
+    patched.syspath_prepend(ROOT / "benchmarks")  # the scripts import one another, as they do when they are run
+    control: Any = importlib.import_module("comparison")
+    GOLD: Any = script("gold_control").COMPARISON
+    POLICIES: Any = script("policies").COMPARISON
+ALL = (GOLD, POLICIES)
 
 
 # ---- the arm
@@ -75,7 +87,7 @@ def test_a_right_answer_in_other_words_is_not_rejected(run: tuple[Report, Path])
 
 def test_a_row_counts_what_the_run_left(run: tuple[Report, Path]) -> None:
     report, root = run
-    row = control.row(report, root, seed=11, arm="uniform", student="d" * 64)
+    row = control.row(report, root, seed=11, arm="uniform", student="d" * 64, protocol=GOLD.digest())
     assert report.after is not None
     assert (row.exam_after, row.exam_n) == (report.after["exam"].right, 60)
     assert row.rows == 120 and 0 < row.new < 120 and row.rounds == 1 and row.teacher_tokens == 0
@@ -96,11 +108,10 @@ def test_rows_come_back_from_the_file_as_they_were_written(tmp_path: Path) -> No
     assert control.read(tmp_path / "data.csv") == rows and control.read(tmp_path / "none.csv") == []
 
 
-def test_rows_of_another_protocol_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "DATA", tmp_path / "data.csv")
+def test_rows_of_another_protocol_are_refused(tmp_path: Path) -> None:
     control.append(tmp_path / "data.csv", replace(made(11, "gold", 400), protocol="f" * 64))
     with pytest.raises(SystemExit, match="rows of another protocol \\(ffffffffffff\\)"):
-        control.main(["--table"])
+        control.main(replace(GOLD, data=tmp_path / "data.csv"), ["--table"])
 
 
 # ---- sums by hand
@@ -112,7 +123,7 @@ def made(seed: int, arm: str, right: int, tokens: int = 1000) -> Any:
         **dict(seed=seed, arm=arm, student="", exam_n=500, exam_before=165, exam_after=right),
         **dict(probe_n=10, probe_before=0, probe_after=5, worst_skill="add-plain", worst_n=200, worst_before=200),
         **dict(worst_after=190, unread=0, rounds=1, rolled_back=0, rows=100, new=50, sft_tokens=tokens - 100),
-        **dict(dpo_tokens=100, teacher_tokens=0, version="0", protocol=control.digest()),
+        **dict(dpo_tokens=100, teacher_tokens=0, version="0", protocol=GOLD.digest()),
     )
 
 
@@ -145,14 +156,14 @@ def test_the_word_for_a_difference_by_hand(ahead: tuple[int, ...], students: int
 
 
 def test_the_table_shows_mean_interval_and_word() -> None:
-    told = control.tables(arms(15, 20, 25), (1, 2, 3), ("tailored", "gold", "uniform"))
+    told = control.tables(arms(15, 20, 25), (1, 2, 3), ("tailored", "gold", "uniform"), GOLD.pairs)
     assert "| tailored less gold | +0.040 [+0.015, +0.065] confirmed | +0.000 [+0.000, +0.000] equivalent |" in told
     assert "| 2 | 0.330 | 0.840, 0.800, 0.800 |" in told
     assert "3 of 3 students" in told and "tailored ends above gold in exam" in told
 
 
 def test_what_is_open_is_said_not_to_be_supported() -> None:
-    told = control.tables(arms(10, 20, 30), (1, 2, 3), ("tailored", "gold", "uniform"))
+    told = control.tables(arms(10, 20, 30), (1, 2, 3), ("tailored", "gold", "uniform"), GOLD.pairs)
     supported, open_ = (line for line in told.splitlines() if line.startswith("**What"))
     assert "tailored against gold in exam" in open_ and "gold in exam" not in supported.replace("gold and uniform", "")
 
@@ -160,7 +171,7 @@ def test_what_is_open_is_said_not_to_be_supported() -> None:
 @pytest.mark.parametrize(("tokens", "said"), [(1020, "are equal"), (1021, "are **not equal**")])
 def test_arms_whose_tokens_differ_by_more_than_2_percent_are_not_called_equal(tokens: int, said: str) -> None:
     rows = [made(1, "tailored", 400, tokens), made(1, "gold", 400), made(1, "uniform", 400)]
-    assert said in control.tables(rows, (1,), ("tailored", "gold", "uniform"))
+    assert said in control.tables(rows, (1,), ("tailored", "gold", "uniform"), GOLD.pairs)
 
 
 # ---- students
@@ -202,15 +213,47 @@ def test_a_student_is_made_once_found_by_its_digest_and_refused_when_damaged(
 # ---- what is committed
 
 
-def test_every_row_names_the_protocol_one_of_its_students_and_one_of_its_arms_once() -> None:
-    told, rows = control.protocol(), control.read(control.DATA)
-    assert {r.protocol for r in rows} <= {control.digest()}
+@pytest.mark.parametrize("it", ALL, ids=lambda it: it.name)
+def test_every_row_names_the_protocol_one_of_its_students_and_one_of_its_arms_once(it: Any) -> None:
+    told, rows = it.protocol(), control.read(it.data)
+    assert {r.protocol for r in rows} <= {it.digest()}
     assert {(r.seed, r.arm) for r in rows} <= {(s, a) for s in told.seeds for a in told.arms}
     assert len({(r.seed, r.arm) for r in rows}) == len(rows)
     assert all(len({r.student for r in rows if r.seed == s}) <= 1 for s in told.seeds)
 
 
-def test_the_readme_shows_the_data() -> None:
-    told = control.protocol()
-    shown = control.tables(control.read(control.DATA), told.seeds, told.arms)
+@pytest.mark.parametrize("it", ALL, ids=lambda it: it.name)
+def test_the_readme_shows_the_data(it: Any) -> None:
+    told, rows = it.protocol(), control.read(it.data)
+    if not rows:
+        pytest.skip(f"no student of {it.name} has been taught yet")
+    shown = control.tables(rows, told.seeds, told.arms, it.pairs)
     assert shown in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("it", ALL, ids=lambda it: it.name)
+def test_every_arm_of_a_protocol_is_a_method_whose_settings_are_sound(it: Any) -> None:
+    told = it.protocol()
+    assert {arm for pair in it.pairs for arm in pair} == set(told.arms) >= set(told.only)
+    for arm in told.arms:
+        planned = tutorloop.plan({**told.experiment, "method": arm}, told.only.get(arm, ()))
+        assert planned.estimate.rounds == told.experiment["rounds"]
+
+
+def test_no_student_of_one_comparison_is_one_of_the_other() -> None:
+    assert not set(GOLD.protocol().seeds) & set(POLICIES.protocol().seeds)
+
+
+def test_an_arm_gets_what_is_for_it_alone_and_no_other_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = dict[str, Any]()
+
+    def launches(experiment: Any, root: Path, overrides: Any = ()) -> Any:
+        asked[experiment["method"]] = (experiment["seed"], experiment["placement"], tuple(overrides))
+        return "report"
+
+    monkeypatch.setattr(control.tutorloop, "launch", launches)
+    monkeypatch.setattr(control, "row", lambda report, root, **more: more["protocol"])
+    for arm in ("contrast", "gold"):
+        assert control.taught(POLICIES, 21, arm, tmp_path / "student", tmp_path) == POLICIES.digest()
+    assert asked["gold"] == (21, "local", ())
+    assert "update.dpo.max_steps=45" in asked["contrast"][2] and asked["contrast"][:2] == (21, "local")

@@ -1,8 +1,10 @@
 """The methods that ship: each teaches the scripted student, and what a hint told is in no prompt that is trained."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from tutorloop.evals.records import Turn
 from tutorloop.loops.launch import launch
 from tutorloop.policies.hinting import HintThenRetry, Socratic
 from tutorloop.policies.methods import METHODS
-from tutorloop.policies.records import Example, Lesson
+from tutorloop.policies.records import Case, Example, Lesson
+from tutorloop.policies.room import Room
 from tutorloop.policies.rounds import Report
 from tutorloop.policies.updating import rehearse_then_dpo
 from tutorloop.tests.policies_for_tests import small
@@ -155,6 +158,28 @@ def test_a_second_hint_is_for_the_new_work_and_shown_with_the_first(bench: Any) 
         first, second = lesson.text.splitlines()
         assert first != second and (not lesson.target or (first in lesson.target and second in lesson.target))
     assert any(x.target for x in twice), "the exact student reads both lines"
+
+
+def test_where_one_guess_tells_there_is_one_hint_and_one_try(bench: Any) -> None:
+    """Problems as they are, but for their kind: a choice."""
+    tries = Counter[str]()
+
+    async def as_choices(case: Case, room: Room, policy: Any) -> list[Lesson]:
+        class Choosing:
+            teacher = room.teacher
+
+            async def aretry(self, what: Case, *, context: str) -> Case:
+                tries[what.id] += 1
+                return await room.aretry(case, context=context)
+
+        return await policy(replace(case, problem=replace(case.problem, kind="choice")), Choosing())
+
+    for policy in (Socratic(), HintThenRetry(tries=5)):
+        it = small.Bench(bench.recorded, bench.root.parent / type(policy).__name__, bench.told)
+        list(it.slots(teach=partial(as_choices, policy=policy)).teach(it.cases))
+        assert set(tries.values()) == {1} and len(tries) == len(it.cases)
+        tries.clear()
+        it.close()
 
 
 # ---- the others
