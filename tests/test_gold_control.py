@@ -12,7 +12,7 @@ import pytest
 
 import tutorloop
 from tutorloop.evals.records import Gold
-from tutorloop.loops.launch import launch
+from tutorloop.loops.launch import launch, prepare
 from tutorloop.policies.rounds import Report
 from tutorloop.tests.policies_for_tests import small
 
@@ -236,8 +236,8 @@ def test_every_arm_of_a_protocol_is_a_method_whose_settings_are_sound(it: Any) -
     told = it.protocol()
     assert {arm for pair in it.pairs for arm in pair} == set(told.arms) >= set(told.only)
     for arm in told.arms:
-        planned = tutorloop.plan({**told.experiment, "method": arm}, told.only.get(arm, ()))
-        assert planned.estimate.rounds == told.experiment["rounds"]
+        ready = prepare({**told.experiment, "method": arm}, told.only.get(arm, ()))
+        assert ready.stages[-1].name == arm and ready.stages[-1].rounds.times == told.experiment["rounds"]
 
 
 def test_no_student_of_one_comparison_is_one_of_the_other() -> None:
