@@ -6,7 +6,7 @@ KILLS := build/kills.jsonl
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-slow test-kill lint bench student clean
+.PHONY: setup demo test test-slow test-kill test-browser lint bench student clean
 
 setup: .venv/.ready
 
@@ -33,6 +33,12 @@ test-kill: setup
 	mkdir -p $(dir $(KILLS)) && rm -f $(KILLS)
 	KILL_ROWS=$(KILLS) $(BIN)/pytest -m kill
 	$(BIN)/python -m tutorloop.tests.chaos.table $(KILLS)
+
+# Opens pages in a real browser; installs one where apt can. `make test` skips these tests on a machine without.
+test-browser: setup
+	command -v chromium || command -v chromium-browser || command -v google-chrome || (apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium)
+	BROWSER_NEEDED=1 $(BIN)/pytest -m browser
 
 # `make bench-overhead` runs one. What they find is written beside them. Minutes each; `scale` an hour.
 BENCHMARKS := overhead journal scale

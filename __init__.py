@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .evals.records import Turn as Turn
     from .evals.records import Verdict as Verdict
     from .evals.records import user as user
+    from .loops.compare import Comparison as Comparison
+    from .loops.compare import compare as compare
     from .loops.config import ConfigError as ConfigError
     from .loops.documents import JournalError as JournalError
     from .loops.fork import fork as fork
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from .loops.live import Taught as Taught
     from .loops.live import open as open
     from .loops.plan import plan as plan
+    from .loops.report import write_report as write_report
     from .loops.show import RunView as RunView
     from .loops.show import read_run as read_run
     from .policies.records import Case as Case
@@ -69,6 +72,7 @@ _WHERE = {
     "Attempt": ".evals.records",
     "Budget": ".policies.rounds",
     "Case": ".policies.records",
+    "Comparison": ".loops.compare",
     "ConfigError": ".loops.config",
     "Cost": ".policies.records",
     "Example": ".policies.records",
@@ -96,6 +100,7 @@ _WHERE = {
     "Trainer": ".policies.room",
     "Turn": ".evals.records",
     "Verdict": ".evals.records",
+    "compare": ".loops.compare",
     "fork": ".loops.fork",
     "grade": ".evals.graders",
     "launch": ".loops.launch",
@@ -104,6 +109,7 @@ _WHERE = {
     "read_history": ".loops.history",
     "read_run": ".loops.show",
     "user": ".evals.records",
+    "write_report": ".loops.report",
 }
 """Where each public name lives; the imports above say the same to a type checker."""
 __all__ = [*_WHERE]  # pyright: ignore[reportUnsupportedDunderAll]

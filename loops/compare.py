@@ -238,7 +238,7 @@ def _sentence(exam: Paired) -> str:
     """What the exam supports.
 
     >>> _sentence(_paired({"x": _Mark("x", True, False, "")}, {"x": _Mark("x", True, False, "")}, ["x"]))
-    'not settled: on the 1 exam problem that both sat, neither run is ahead (95 % interval -0.653 to +0.653, p = 1).'
+    'not settled: on the 1 exam problem that both sat, neither run is ahead (95 % interval -0.924 to +0.924, p = 1).'
     """
     low, high = exam.interval
     lead = f"{abs(exam.difference):.3f} ahead"
@@ -266,7 +266,7 @@ def comparison_lines(told: Comparison) -> Iterator[str]:
     yield told.caution
     yield ""
     for name, pool in told.pools.items():
-        yield from _pool_lines(name, pool)
+        yield from _pool_lines(safe(name), pool)
     yield from _costs(told.first, told.second)
     yield ""
     if told.differs:

@@ -87,7 +87,9 @@ def curve(rounds: Sequence[RoundLine], exams: Mapping[int, Mapping[str, float]])
         if not r.kept:
             way = _points([(x(served.round), _y(served.quiz_accuracy)), at])
             parts.append(tag("polyline", points=way, class_="line quiz lost"))
-            parts.append(tag("text", "rolled back", x=at[0], y=at[1] + 22, class_="note", text_anchor="middle"))
+            if len(rounds) <= 12:
+                above = _y(r.quiz_high) - 7
+                parts.append(tag("text", "rolled back", x=at[0], y=above, class_="note", text_anchor="middle"))
         served = r if r.kept else served
         says = f"round {r.round}: quiz {r.quiz_accuracy:.3f} ({r.quiz_low:.3f}-{r.quiz_high:.3f}, n {r.quiz_n})"
         parts += _whisker(at[0], r.quiz_low, r.quiz_high, "quiz")

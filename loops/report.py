@@ -137,9 +137,9 @@ def _lead(view: RunView) -> Iterator[str]:
     done = [line for line in view.rounds if line.round]
     if done:
         back = [str(line.round) for line in done if not line.kept]
-        lost = (
-            f"; {'rounds' if len(back) > 1 else 'round'} {', '.join(back)} rolled back" if back else "; all were kept"
-        )
+        many = len(back) > 1
+        said = f"round{'s' * many} {', '.join(back)} {'were' if many else 'was'} rolled back"
+        lost = f"; {said}" if back else "; all were kept"
         calls, tokens = sum(r.teacher_calls for r in done), sum(r.teacher_tokens for r in done)
         yield (
             f"{len(done)} round{'s' if len(done) > 1 else ''}{lost}. The teacher was asked {calls:,} times, {tokens:,} "
@@ -250,7 +250,7 @@ def lines(work: str, first_wrong: int | None) -> list[Line]:
     >>> [(line.number, line.wrong) for line in lines("3-8 put 5\\n\\n=5", 0)]
     [(1, True), (2, False)]
     """
-    rows = [row for row in work[: TEXT * 20].splitlines() if row.strip()]  # as `check_steps` counts them
+    rows = [row for row in work.splitlines() if row.strip()]  # as `check_steps` counts them
     at = first_wrong if first_wrong is not None and 0 <= first_wrong < len(rows) else 0
     shown, last = list[Line](), -1
     for i in worth_showing(len(rows), at):

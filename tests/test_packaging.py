@@ -87,7 +87,8 @@ def test_the_wheel_has_every_module_the_marker_of_types_the_tested_versions_the_
 ) -> None:
     names = set(built[0].namelist())
     assert {f"tutorloop/{name(path)}" for path in FILES} <= names
-    assert {f"tutorloop/{n}" for n in ("__init__.py", "__main__.py", "py.typed", "constraints.txt")} <= names
+    beside = ("__init__.py", "__main__.py", "py.typed", "constraints.txt", "loops/report.html.j2")
+    assert {f"tutorloop/{n}" for n in beside} <= names
     assert {f"tutorloop/examples/{experiment}.yaml" for experiment in SHIPPED} <= names
     student = {f"tutorloop/{name(p)}" for p in (ROOT / "evals/arithmetic/student").glob("*")}
     assert student <= names and any(n.endswith(".safetensors") for n in student)

@@ -12,6 +12,8 @@ from tutorloop.evals.statistics import (
     Interval,
     Transitions,
     mcnemar,
+    paired_interval,
+    paired_verdict,
     sign_flip,
     smallest_drop,
     t_interval,
@@ -185,3 +187,64 @@ def test_a_margin_of_nothing_is_refused() -> None:
 def test_the_import_loads_no_scipy() -> None:
     code = "import sys, tutorloop.evals.statistics; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---- how far two students are apart on the same problems
+
+
+def outcomes(n: int, first: float, second: float) -> list[tuple[int, int, float]]:
+    """Every count of problems that only the first, and only the second, has right, with its chance."""
+    rest = 1 - first - second
+    return [
+        (a, b, math.comb(n, a) * math.comb(n - a, b) * first**a * second**b * rest ** (n - a - b))
+        for a in range(n + 1)
+        for b in range(n + 1 - a)
+    ]
+
+
+def test_the_paired_interval_by_hand() -> None:
+    """9 and 1 of 98: a = 10/100, b = 2/100, so -0.08 ± 1.96 * sqrt((0.12 - 0.0064) / 100) = -0.08 ± 0.0661."""
+    assert paired_interval(9, 1, 98) == pytest.approx((-0.1461, -0.0139), abs=1e-4)
+    low, high = paired_interval(1, 9, 98)
+    assert paired_interval(9, 1, 98) == pytest.approx((-high, -low))
+
+
+@pytest.mark.parametrize("rates", [(0.05, 0.05), (0.1, 0.02), (0.02, 0.2), (0.3, 0.3), (0.0, 0.1)])
+@pytest.mark.parametrize("n", [20, 60])
+def test_the_paired_interval_holds_the_truth_as_often_as_it_says(n: int, rates: tuple[float, float]) -> None:
+    first, second = rates
+    held = 0.0
+    for a, b, chance in outcomes(n, first, second):
+        low, high = paired_interval(a, b, n)
+        held += chance * (low <= second - first <= high)
+    assert held > 0.94
+
+
+def test_two_that_agree_everywhere_are_equivalent_if_there_were_enough_problems() -> None:
+    assert paired_verdict(0, 0, 500) == "equivalent"
+    assert paired_verdict(0, 0, 50) == "not settled", "fifty problems cannot show that"
+
+
+def test_a_difference_is_confirmed_by_the_exact_test_and_whichever_way_it_goes() -> None:
+    """6 against none: 2 / 2**6 = 0.031; 5: 2 / 2**5 = 0.063."""
+    assert paired_verdict(0, 6, 60) == paired_verdict(6, 0, 60) == "confirmed"
+    assert paired_verdict(0, 5, 60) == "not settled"
+
+
+def test_a_difference_of_the_margin_is_seldom_called_equivalent_and_none_seldom_confirmed() -> None:
+    n = 120
+    wrong = sum(chance for a, b, chance in outcomes(n, 0.0, 0.02) if paired_verdict(a, b, n) == "equivalent")
+    assert wrong < 0.10
+    wrong = sum(chance for a, b, chance in outcomes(n, 0.05, 0.05) if paired_verdict(a, b, n) == "confirmed")
+    assert wrong < 0.05
+
+
+@pytest.mark.parametrize("counts", [(-1, 0, 5), (3, 3, 5), (0, 0, 0)])
+def test_counts_that_cannot_be_are_refused(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="are counts of"):
+        paired_interval(*counts)
+
+
+def test_nobody_is_shown_to_be_exactly_equal_by_one_exam_either() -> None:
+    with pytest.raises(ValueError, match="`margin` must be above 0"):
+        paired_verdict(1, 1, 10, margin=0)

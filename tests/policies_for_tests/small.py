@@ -102,7 +102,7 @@ def transcript(root: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        if path.is_dir() or name in ("lock", "status.json") or name.startswith("asks/"):
+        if path.is_dir() or name in ("lock", "status.json", "report.html") or name.startswith("asks/"):
             continue
         if path.suffix == ".json" and not name.startswith("logs/"):
             told = json.loads(path.read_bytes())
