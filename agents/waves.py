@@ -10,6 +10,7 @@ behind until the process ends, as Python cannot end it; and an `async def` that 
 """
 
 import asyncio
+import contextvars
 import inspect
 import threading
 import traceback
@@ -152,7 +153,8 @@ async def call(policy: Callable[..., Any] | None, *args: object) -> Any:
         with suppress(RuntimeError):  # the loop is closed: this item was given up
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=work, daemon=True).start()
+    context = contextvars.copy_context()  # whose case it is, for who wants to know
+    threading.Thread(target=context.run, args=(work,), daemon=True).start()
     result = await done
     return await result if inspect.isawaitable(result) else result
 

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -189,6 +189,43 @@ def _show(root: Path, as_json: bool) -> None:
 
     view = read_run(root)
     _print(view, run_lines(view), as_json)
+
+
+@app.command("try")
+def try_(
+    policy: Annotated[str, typer.Argument(metavar="FILE.py:NAME", help="A teaching policy.")],
+    on: Annotated[Path, typer.Option(help="A run's folder; nothing in it is changed.")],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="Of a policy that is a dataclass.")
+    ] = None,
+    number: Annotated[int | None, typer.Option("--round", help="By default the first that has cases.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many cases, in triage's order.")] = 20,
+    case: Annotated[list[str] | None, typer.Option(help="Id of a case; may be given again.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Without movement, after which a policy is given up.")] = 10.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Try again whenever the file is saved. Ctrl-C ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Try a teaching policy on recorded cases of a run, which stays as it is. What is known is not asked again."""
+    from .catching import catch
+    from .trial import Trial
+    from .trying import trials
+    from .trying_words import trial_lines
+
+    catch()
+    found = trials(policy, on, options or (), number=number, n=n, ids=case or (), seconds=seconds, watch=watch)
+    with _told(), suppress(*[KeyboardInterrupt] if watch else []):
+        for trial in found:
+            if isinstance(trial, Trial):
+                _clear(watch and not as_json)
+                _print(trial, trial_lines(trial), as_json)
+            else:
+                _say(f"tutorloop: {' '.join(str(trial).split())}")
+
+
+def _clear(wanted: bool) -> None:
+    """Begin anew at the top of a terminal."""
+    if wanted and sys.__stdout__ is not None and sys.__stdout__.isatty():
+        sys.__stdout__.write("\x1b[2J\x1b[3J\x1b[H")
 
 
 @app.command()

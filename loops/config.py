@@ -217,7 +217,7 @@ def resolve(told: Mapping[str, Any], overrides: Sequence[str] = (), path: Path |
         key, sign, value = override.partition("=")
         if not sign:
             raise ConfigError(f"{override!r} is no override; write key=value, e.g. rounds=3.")
-        _put(merged, key.strip(), _value(value), override)
+        _put(merged, key.strip(), parsed(value), override)
     for key, text in _texts(merged):
         if halved(key) or halved(text):
             raise ConfigError(f"`{key}` has half of a character (a lone surrogate) in {text!r}; write it whole.")
@@ -255,7 +255,7 @@ def _override(path: Sequence[str], config: Any) -> str:
     while isinstance(model, type) and issubclass(model, BaseModel):
         config, model = config[path[depth]], model.model_fields[path[depth]].annotation
         depth += 1
-    plain = isinstance(config, str) and config and _value(config) == config
+    plain = isinstance(config, str) and config and parsed(config) == config
     return f"{'.'.join(path[:depth])}={config if plain else to_json(config).decode()}"
 
 
@@ -302,7 +302,8 @@ def _said(error: Any, path: Path | None) -> str:
     return f"`{where}`{place}: {error['msg']}, got {error['input']!r}"
 
 
-def _value(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """The value of `key=value`."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -331,7 +332,7 @@ def _copied(tree: Any) -> Any:
     if isinstance(tree, list):
         return [_copied(below) for below in tree]
     if isinstance(tree, str):  # `lr: 1e-4` in a file is text to YAML 1.1, a number to its writer
-        return _value(tree) if tree[:1].isdigit() and "e" in tree.lower() else tree
+        return parsed(tree) if tree[:1].isdigit() and "e" in tree.lower() else tree
     return tree
 
 

@@ -208,7 +208,7 @@ def _chapter(
         gold_seen=any(c.gold_seen for c in picked) or any(x.gold_seen for x in lessons),
         picked=bool(picked),
         reason=next((c.reason for c in picked), ""),
-        lessons=[_told(lesson) for lesson in lessons],
+        lessons=[told(lesson) for lesson in lessons],
         taught=dict(Counter(new)),
         rehearsed=dict(Counter(str(e.origin) for e in examples if e.origin in ("earlier", "own"))),
     )
@@ -236,7 +236,8 @@ def _saw(case: Case | None, asked: Sequence[Entry]) -> list[str]:
     return [name for name, text in there.items() if text and text in said]
 
 
-def _told(lesson: Lesson) -> Told:
+def told(lesson: Lesson) -> Told:
+    """A lesson, as it is told of."""
     verdict = lesson.verdict or Verdict(label="abstain", by="not checked yet")
     return Told(
         id=lesson.id,

@@ -21,13 +21,12 @@ from ..agents.waves import call
 from ..evals.lookup import Lookup, Seen
 from ..evals.pools import Pool
 from ..evals.records import Attempt, Failure, Problem, State, Verdict
-from ..evals.redact import redacted
 from ..evals.rows import Rows, checked, where
 from ..policies.curating import fill
-from ..policies.records import Case, Cost, Example, Lesson
+from ..policies.records import Case, Example, Lesson
 from ..policies.rounds import Plan, Reports
 from ..policies.slots import Method
-from ..policies.teaching import as_lesson
+from .items import curated, each, several, signed, taught, weighed
 from .journal import Journal
 
 A = TypeVar("A")
@@ -105,7 +104,7 @@ class Slots:
     def _select(self, practice: Rows[Problem]) -> Rows[Problem]:
         if self.method.select is not None:
             chosen, room = self._whole("select", lambda room: call(self.method.select, practice, room))
-            problems = _selected(_several(chosen, Problem, "problems"), self.room.problems, room)
+            problems = _selected(several(chosen, Problem, "problems"), self.room.problems, room)
             return self.book.table(self.plan.key("select"), Problem, problems)
         turn = self._window(len(practice), min(self.plan.ask or len(practice), len(practice)))
         return self.book.table(self.plan.key("select"), Problem, (practice[i] for i in turn))
@@ -133,7 +132,7 @@ class Slots:
             if self.method.attempt is None:
                 return [case]
             found = await call(self.method.attempt, problem, room)
-            attempts = tuple(_several(found, Attempt, "an Attempt or several"))
+            attempts = tuple(several(found, Attempt, "an Attempt or several"))
             grades = tuple(room.mark(problem, a) for a in attempts)
             # What the learner never said by itself is not its own, whoever is named: it is not rehearsed.
             own = all((problem.digest, a.text) in room.said and not a.context for a in attempts)
@@ -146,7 +145,7 @@ class Slots:
     def _verify(self, cases: Rows[Case], serving: object) -> Rows[Case]:
         async def one(case: Case, room: ItemRoom) -> list[Case]:
             found = await call(self.method.verify, case, room)
-            verdicts = tuple(_several(found, Verdict, "a Verdict, several, or None"))
+            verdicts = tuple(several(found, Verdict, "a Verdict, several, or None"))
             # Tries are counted slot by slot: with those of the teaching to come, any grade is one too many.
             leaked = room.gold_seen or bool(room.tries)
             return [replace(case, verdicts=case.verdicts + verdicts, gold_seen=case.gold_seen or leaked)]
@@ -165,61 +164,18 @@ class Slots:
                 id = f"{case.id}#{again[case.id] + 1}"
             return replace(case, id=id, gold_seen=case.gold_seen or before.gold_seen or room.gold_seen)
 
-        return self.book.table(self.plan.key("triage"), Case, map(kept, _several(chosen, Case, "cases")))
+        return self.book.table(self.plan.key("triage"), Case, map(kept, several(chosen, Case, "cases")))
 
     def _teach(self, cases: Rows[Case], serving: object) -> Rows[Lesson]:
-        async def one(case: Case, room: ItemRoom) -> list[Lesson]:
-            room.gold_seen = case.gold_seen
-            if self.method.teach is None:
-                return []
-            said = await call(self.method.teach, case, room)
-            what = "a text, a Lesson, several, or None"
-            told: Sequence[str | Lesson] = _several(said, (str, Lesson), what)
-            return [as_lesson(x) for x in told if x != ""]
-
-        return self._each("teach", Lesson, cases, one, self._signed)
-
-    def _signed(self, lesson: Lesson, i: int, case: Case, room: ItemRoom) -> Lesson:
-        """What the framework knows of a lesson and no policy can claim: for whom, in sight of what, at what cost."""
-        asked = lesson.problem or case.problem
-        id = f"{self.plan.number}/{case.id}/{i}"
-        problem = lesson.problem and replace(
-            lesson.problem, id=id, parent=case.problem.id, domain=lesson.problem.domain or case.problem.domain
-        )
-        return replace(
-            lesson,
-            id=id,
-            case=case.id,
-            problem=problem,
-            gold_seen=lesson.gold_seen or room.gold_seen or case.problem.id in self.room.opened,
-            own=(asked.digest, lesson.prefix + lesson.target) in room.own,
-            verdict=None,
-            cost=room.cost if i == 0 else Cost(),
-        )
+        return self._each("teach", Lesson, cases, partial(taught, self.method.teach), signed)
 
     def _check(self, lessons: Rows[Lesson], serving: object) -> Rows[Lesson]:
-        async def one(lesson: Lesson, room: ItemRoom) -> list[Lesson]:
-            verdict = await call(self.method.check, lesson, room)
-            if not isinstance(verdict, Verdict):
-                raise TypeError(f"returned {type(verdict).__name__}; a check returns a Verdict")
-            return [replace(lesson, verdict=verdict)]
-
-        return self._each("check", Lesson, lessons, one)
+        return self._each("check", Lesson, lessons, partial(weighed, self.method.check))
 
     def _curate(self, lessons: Rows[Lesson], rows: int, by: object, new: float, earlier: object) -> Rows[Example]:
-        everything = list(lessons)
         room = self.room.enter("curate", "", self.room.wave("curate"))
-        curated = [checked(e, Example) for e in self.method.curate(everything, room)]
+        examples = curated(self.method, list(lessons), room)
         self._note("curate", [room])
-        sound = {x.id: x.prefix + x.target for x in everything if x.sound}
-        # Whatever a curator returns: no completion of an unsound lesson is ever learnt, and no sealed problem.
-        examples = [
-            e
-            for e in curated
-            if e.lesson in sound
-            and e.completion == sound[e.lesson]
-            and not room.sealed(Problem(id="", messages=e.prompt))
-        ]
         before = chain.from_iterable(r.tables.examples for r in self.reports if r.tables)
         lived = {e.id: e for e in before if e.origin in ("lesson", "gold")}
         filled = fill(
@@ -278,27 +234,12 @@ class Slots:
         lanes = lanes or Lanes()
 
         def make(shard: int) -> list[T | Failure]:
-            batch = items.shard(shard)
-            names = [str(getattr(item, "id", "")) for item in batch]
             turn = partial(lanes.turn, shard)
-            wave, rooms = self.room.wave(slot, turn), dict[int, ItemRoom]()
-
-            async def start(i: int) -> list[T]:
-                rooms[i] = self.room.enter(slot, names[i], wave, i)
-                return [checked(x, of) for x in await one(batch[i], rooms[i])]
-
-            results, rows = wave.run(names, start), list[T | Failure]()
-            turn()
-            for i, made in enumerate(results):
-                if isinstance(made, Failure):
-                    rows.append(made)
-                    del rooms[i]  # what failed has noted nothing, and a thread may still be at it
-                else:
-                    rows += [sign(record, j, batch[i], rooms[i]) for j, record in enumerate(made)]
+            rows, rooms = each(self.room, slot, items.shard(shard), of, one, sign, turn)
             failed.extend(r for r in rows if isinstance(r, Failure))
             if len(failed) > limit:
                 raise TooManyFailures(_commonest(slot, failed, len(items)))
-            self._note(slot, [rooms[i] for i in sorted(rooms)])
+            self._note(slot, rooms)
             return rows
 
         return self.book.shards(key, of, items.parts, make, lanes)
@@ -320,20 +261,6 @@ class Slots:
         """What was noted, in the order of the items: the last word counts, and threads have no order."""
         if told := {key: value for room in rooms for key, value in room.noted.items()}:
             self.book.note(told)
-
-
-def _several(said: Any, kind: type[T] | tuple[type, ...], what: str) -> Sequence[T]:
-    """What a slot returned, as several.
-
-    >>> _several(None, str, "a text"), _several("a", str, "a text"), _several(["a", "b"], str, "a text")
-    ([], ['a'], ['a', 'b'])
-    """
-    if said is None:
-        return []
-    items: Any = [said] if isinstance(said, kind) else said
-    if not isinstance(items, Sequence) or isinstance(items, str) or not all(isinstance(x, kind) for x in items):
-        raise TypeError(f"returned {type(said).__name__}: {redacted(str(said))[:80]!r}; this slot returns {what}")
-    return items
 
 
 def _selected(chosen: Sequence[Problem], known: Mapping[str, Problem], room: ItemRoom) -> list[Problem]:

@@ -195,39 +195,39 @@ def history_lines(history: History) -> Iterator[str]:
         yield from _chapter(chapter)
     for sat in history.sittings:
         yield ""
-        yield from _answer(f" after round {sat.after_round}", sat.label, sat.work, sat.first_wrong, "")
+        yield from answer_lines(f" after round {sat.after_round}", sat.label, sat.work, sat.first_wrong, "")
 
 
 def _chapter(chapter: Chapter) -> Iterator[str]:
     says = [chapter.diagnosed, "masked until now" if chapter.masked else ""]
-    yield from _answer(
+    yield from answer_lines(
         f" round {chapter.round}", chapter.label, chapter.work, chapter.first_wrong, ", ".join(x for x in says if x)
     )
     if chapter.attempts > 1:
-        yield _beside("attempts", f"{chapter.right} of {chapter.attempts} right; the first is shown")
+        yield beside("attempts", f"{chapter.right} of {chapter.attempts} right; the first is shown")
     if chapter.picked or chapter.lessons or chapter.asks:
-        yield _beside("teacher", "; ".join(_teacher(chapter)))
+        yield beside("teacher", "; ".join(_teacher(chapter)))
     if chapter.label not in ("right", "") and not chapter.picked and chapter.kept is not None:
-        yield _beside("triage", "left it out this time")
+        yield beside("triage", "left it out this time")
     for lesson in chapter.lessons:
-        yield _beside("accepted" if lesson.accepted else "refused", _lesson(lesson))
+        yield beside("accepted" if lesson.accepted else "refused", lesson_line(lesson))
     if chapter.taught or chapter.rehearsed:
         told = [f"{n} {safe(act)}" for act, n in chapter.taught.items()]
         told += [f"{n} rehearsed ({origin})" for origin, n in chapter.rehearsed.items()]
         n = sum(chapter.taught.values()) + sum(chapter.rehearsed.values())
-        yield _beside("taught", f"{n} example{'s' if n > 1 else ''}: {', '.join(map(safe, told))}")
+        yield beside("taught", f"{n} example{'s' if n > 1 else ''}: {', '.join(map(safe, told))}")
     if chapter.kept is None:
-        yield _beside("outcome", "the round is still open")
+        yield beside("outcome", "the round is still open")
     elif chapter.quiz is not None:
         kept = "kept" if chapter.kept else "rolled back"
-        yield _beside(
+        yield beside(
             "outcome",
             f"quiz {chapter.quiz[0]:.3f} -> {chapter.quiz[1]:.3f}, {kept}; regressed elsewhere: {chapter.regressed} of "
             f"{chapter.were_right} that were right",
         )
 
 
-def _answer(when: str, label: str, work: str, first_wrong: int | None, says: str) -> Iterator[str]:
+def answer_lines(when: str, label: str, work: str, first_wrong: int | None, says: str) -> Iterator[str]:
     """What was written, with the first wrong step marked."""
     head = f"{when:<9} {label or 'not asked':<10}"
     rows = [safe(line) for line in work.splitlines() if line.strip()]  # a step is a line with something on it
@@ -266,7 +266,8 @@ def worth_showing(n: int, at: int) -> list[int]:
     return [i for i in range(n) if i <= 1 or i >= n - 2 or abs(i - at) <= 2]
 
 
-def _beside(what: str, told: str) -> str:
+def beside(what: str, told: str) -> str:
+    """A line of what belongs to the answer above it."""
     return f"{'':<10}{what:<10}{told}".rstrip()
 
 
@@ -279,7 +280,8 @@ def _teacher(chapter: Chapter) -> Iterator[str]:
     yield f"diagnosed {safe(chapter.diagnosed)}" if chapter.diagnosed else "no diagnosis"
 
 
-def _lesson(lesson: Told) -> str:
+def lesson_line(lesson: Told) -> str:
+    """A lesson, and why it was accepted or refused."""
     asked = f"{safe(' / '.join(lesson.question.splitlines()))}: " if lesson.question else ""
     said = safe(" / ".join((lesson.target or lesson.text).splitlines()))
     said = said if len(said) <= 72 else f"{said[:69]}..."

@@ -1,0 +1,85 @@
+"""What a policy prints while it is tried: kept apart by case, its beginning only, and out of what the command prints.
+
+    catch()                   from now on
+    with printing(heard):     what is printed in here, or in a thread or task that is begun in here, goes to `heard`
+
+What is printed elsewhere in the main thread is the command's own and passes; what a thread prints that belongs to
+nobody, or that goes on when its case is over, is lost.
+
+Not covered: what writes to the file descriptor itself (a library in C, a child process).
+"""
+
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TextIO, cast
+
+KEPT = 2000
+"""Characters of what one case prints."""
+
+
+@dataclass
+class Heard:
+    """What was printed."""
+
+    n: int = 0
+    """Characters in all."""
+    _parts: list[str] = field(default_factory=list)
+    _room: int = KEPT
+
+    def add(self, text: str) -> None:
+        self.n += len(text)
+        if self._room > 0:
+            self._parts.append(text[: self._room])
+            self._room -= len(self._parts[-1])
+
+    @property
+    def beginning(self) -> str:
+        return "".join(self._parts)
+
+
+_HEARD: ContextVar[Heard | None] = ContextVar("heard", default=None)
+
+
+@contextmanager
+def printing(heard: Heard) -> Iterator[None]:
+    """A new thread is begun in a copy of this context by `waves.call`; a task is by asyncio."""
+    before = _HEARD.set(heard)
+    try:
+        yield
+    finally:
+        _HEARD.reset(before)
+
+
+def catch() -> None:
+    """Listen to this process's standard streams. There is no end to it: threads go on until the process does."""
+    if not isinstance(sys.stdout, _Listening):
+        sys.stdout = cast(TextIO, _Listening(sys.stdout))
+    if not isinstance(sys.stderr, _Listening):
+        sys.stderr = cast(TextIO, _Listening(sys.stderr))
+
+
+class _Listening:
+    """A text stream that passes on what is the command's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        if (heard := _HEARD.get()) is not None:
+            heard.add(text)
+        elif threading.current_thread() is threading.main_thread():
+            self.stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("buffer", "detach"):
+            raise AttributeError(f"there is no `{name}` while a policy is tried: its bytes would pass unheard")
+        return getattr(self.stream, name)
