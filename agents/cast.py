@@ -32,6 +32,7 @@ from ..evals.records import Problem, State
 from ..evals.rows import Rows, adapter
 from ..policies.records import Example, Marked
 from ..policies.rounds import Plan, Proof, RoundReport, Sheet
+from .doubts import doubts
 from .lanes import Lanes
 from .roles import Canary, Evidence, Job, PublishError, Readings, Reply, Request, Trained, largest_difference
 from .seats import Replica, Seat
@@ -137,6 +138,9 @@ class Cast:
         trained: Trained = learner.surviving(lambda: learner.call("train", job))
         for place in filter(None, (trained.state.weights, trained.state.library)):
             self.shelf.vouch(self.root / place)
+        base = self._evidence(self._learner.surviving(self._learner.greet).base)
+        for line in doubts(job, trained, base.tolerance):
+            log.warning("warning: %s: %s", trained.state.name, line)
         return trained
 
     @property

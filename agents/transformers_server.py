@@ -10,7 +10,7 @@ Not covered: sampling on the device (tokens are drawn on the CPU, one generator 
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 
 from ..evals.records import Finish, State
 from .base import Base, read
+from .decoding import decoder
 from .roles import (
     Canary,
     Evidence,
@@ -32,14 +33,13 @@ from .roles import (
     Unproven,
     largest_difference,
 )
-from .settings import known
 from .weights import ADAPTER_FILE, adapter_digest, adapter_modules
+
+Rule = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""One of transformers' processors: token ids and scores of a batch to scores."""
 
 KEPT = 3
 """Adapters that stay loaded: the serving one, this round's after SFT, and after DPO."""
-
-SAMPLING = ("temperature", "top_k", "top_p", "min_p")
-"""What `RoleSpec.options` and `State.decoder` may set."""
 
 
 class TransformersServer:
@@ -47,7 +47,7 @@ class TransformersServer:
 
     def __init__(self, spec: RoleSpec) -> None:
         self.base = Base(spec)
-        self.decoder = {"temperature": spec.temperature, **_numbers(spec.options)}
+        self.decoder = decoder({"temperature": spec.temperature, **spec.options})
         self.net = self.base.load()
         self.peft: Any = None  # wraps `net` once there is an adapter
         self.names: dict[str, str] = {}  # digest of a loaded adapter -> its name; the last used one last
@@ -91,20 +91,26 @@ class TransformersServer:
             )
         if state.weights and state.digest not in self.names:
             self.prove(evidence)  # it was unloaded meanwhile; what lies on disk may have changed
-        settings = {**self.decoder, **_numbers(state.decoder)}
+        settings = decoder({**self.decoder, **state.decoder})
         prompts = [self.base.chat.prompt(r.messages, r.prefix) for r in requests]
         window = getattr(self.net.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
         fits = [i for i, prompt in enumerate(prompts) if len(prompt) < window]
         replies = [Reply(text="", finish="error", tokens_in=len(prompt)) for prompt in prompts]
         if not fits:
             return replies
-        dice = [Dice(self.base.spec.seed, requests[i], settings) if settings["temperature"] else None for i in fits]
-        limit = min(self.base.spec.max_tokens, window - max(len(prompts[i]) for i in fits))
+        dice = [self._dice(requests[i], len(prompts[i]), settings) for i in fits]
+        limit = int(settings.get("max_new_tokens", self.base.spec.max_tokens))
+        limit = min(limit, window - max(len(prompts[i]) for i in fits))
         with self._active(state):
             answers = self._decode([prompts[i] for i in fits], dice, limit)
         for i, (ids, logprobs) in zip(fits, answers, strict=True):
             replies[i] = self._reply(len(prompts[i]), ids, logprobs)
         return replies
+
+    def _dice(self, request: Request, asked: int, settings: Mapping[str, float]) -> "Dice | None":
+        """`None`: the likeliest token is taken, of all of them."""
+        rules = _rules(settings, asked, sorted(self.base.chat.stops))
+        return Dice(self.base.spec.seed, request, settings, rules) if rules or settings["temperature"] else None
 
     def _reply(self, tokens_in: int, ids: list[int], logprobs: list[float]) -> Reply:
         finish: Finish = "stop" if ids and ids[-1] in self.base.chat.stops else "length"
@@ -139,10 +145,12 @@ class TransformersServer:
                 logits_to_keep=1,
             )
             cache = step.past_key_values
-            logprobs = step.logits[:, -1].float().log_softmax(-1)
+            logits = step.logits[:, -1].float()
+            logprobs = logits.log_softmax(-1)
             ids = logprobs.argmax(-1, keepdim=True)
             if any(dice):
-                drawn = [d(row) if d else int(row.argmax()) for d, row in zip(dice, logprobs.cpu(), strict=True)]
+                here = zip(dice, logits.cpu(), logprobs.cpu(), prompts, out, strict=True)
+                drawn = [d(a, b, p + said) if d else int(b.argmax()) for d, a, b, p, (said, _) in here]
                 ids = torch.tensor(drawn, device=self.net.device)[:, None]
             chosen = logprobs.gather(1, ids)[:, 0].tolist()
             for row, (token, logprob) in enumerate(zip(ids[:, 0].tolist(), chosen, strict=True)):
@@ -243,16 +251,26 @@ class TransformersServer:
 
 
 class Dice:
-    """Draws one row's tokens: seeded by run seed, sample and messages, so its place in the batch does not count."""
+    """Chooses one row's tokens: seeded by run seed, sample and messages, so its place in the batch does not count."""
 
-    def __init__(self, seed: int, request: Request, settings: Mapping[str, float]) -> None:
+    def __init__(self, seed: int, request: Request, settings: Mapping[str, float], rules: Sequence[Rule] = ()) -> None:
         asked = "\x1e".join(f"{t.role}\x1f{t.content}" for t in request.messages)
         key = hashlib.sha256(f"{seed}\0{request.sample}\0{asked}\0{request.prefix}".encode()).digest()
         self.generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
-        self.settings = settings
+        self.settings, self.rules = settings, rules
+        self.filters = _filters(settings)
 
-    def __call__(self, logprobs: torch.Tensor) -> int:
-        """One token id; temperature first, then the filters, in the order in which `transformers` applies them."""
+    def __call__(self, logits: torch.Tensor, logprobs: torch.Tensor, ids: list[int]) -> int:
+        """One token id; rules, temperature, then the filters, in the order in which `transformers` applies them.
+
+        Args:
+            logits: Of the next token; its `logprobs` are given beside them.
+            ids: Of the prompt and of what was said so far: rules look at them.
+        """
+        if self.rules:
+            logprobs = _ruled(self.rules, ids, logits).log_softmax(-1)
+        if not self.settings["temperature"]:
+            return int(logprobs.argmax())
         scores = logprobs / self.settings["temperature"]
         if k := int(self.settings.get("top_k", 0)):
             scores[scores < scores.topk(min(k, len(scores))).values[-1]] = -torch.inf
@@ -262,6 +280,7 @@ class Dice:
         if m := self.settings.get("min_p", 0.0):
             chances = scores.softmax(-1)
             scores[chances < m * chances.max()] = -torch.inf
+        scores = _ruled(self.filters, ids, scores)
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self.generator))
 
 
@@ -296,6 +315,35 @@ def _embeds(module: Any, name: str) -> bool:
     return name in getattr(module, "lora_embedding_A", ())
 
 
-def _numbers(settings: Mapping[str, Any]) -> dict[str, float]:
-    known(settings, SAMPLING, "setting of how a model answers")
-    return {name: float(value) for name, value in settings.items()}
+def _rules(settings: Mapping[str, float], asked: int, stops: list[int]) -> list[Rule]:
+    """What may be said at all, whether tokens are drawn or not. `asked`: tokens of the prompt."""
+    from transformers.generation import logits_process as theirs
+
+    rules: list[Rule] = []
+    if (penalty := settings.get("repetition_penalty", 1.0)) != 1.0:
+        rules.append(theirs.RepetitionPenaltyLogitsProcessor(penalty))
+    if n := int(settings.get("no_repeat_ngram_size", 0)):
+        rules.append(theirs.NoRepeatNGramLogitsProcessor(n))
+    if least := int(settings.get("min_new_tokens", 0)):
+        rules.append(theirs.MinNewTokensLengthLogitsProcessor(asked, least, stops))
+    return rules
+
+
+def _filters(settings: Mapping[str, float]) -> list[Rule]:
+    """Those of transformers' own filters of what is drawn from that `Dice` does not do by itself."""
+    from transformers.generation import logits_process as theirs
+
+    filters: list[Rule] = []
+    if (mass := settings.get("typical_p", 1.0)) < 1.0:
+        filters.append(theirs.TypicalLogitsWarper(mass))
+    for name, kind in (("epsilon_cutoff", theirs.EpsilonLogitsWarper), ("eta_cutoff", theirs.EtaLogitsWarper)):
+        if 0.0 < (cut := settings.get(name, 0.0)) < 1.0:
+            filters.append(kind(cut))
+    return filters
+
+
+def _ruled(rules: Sequence[Rule], ids: list[int], scores: torch.Tensor) -> torch.Tensor:
+    """Scores of one row, as transformers' processors leave them."""
+    for rule in rules:
+        scores = rule(torch.tensor([ids]), scores[None])[0]
+    return scores

@@ -65,6 +65,11 @@ class TrlLearner:
         transformers.set_seed(job.seed)
         model = self._trainable(job)
         sample, batch = rows.sample(), args["per_device_train_batch_size"]  # so many there is memory for
+        if args.get("dataloader_drop_last") and len(rows) < batch:
+            raise ValueError(
+                f"{job.name}: {len(rows)} rows make no step, as `dataloader_drop_last` leaves out a batch that is not "
+                f"full ({batch} rows). Take it away."
+            )
         before = [totals(model, self.base.chat.pad, pairs, batch) for pairs in sample]
         with tempfile.TemporaryDirectory() as scratch:
             args["output_dir"] = scratch
@@ -89,6 +94,9 @@ class TrlLearner:
         }
         for kind, b, a in zip(("chosen", "rejected"), before, after, strict=False):
             notes[f"logp_{kind}_change"] = sum(y - x for x, y in zip(b, a, strict=True)) / len(b)
+        if sample:
+            moved = zip(chain(*before), chain(*after), strict=True)
+            notes["logp_largest_change"] = max(abs(y - x) for x, y in moved)
         state = self._save(job, model)
         self._trained = (state.digest, model)
         steps, tokens = trainer.state.global_step, int(trainer.state.num_input_tokens_seen)
@@ -149,7 +157,7 @@ class TrlLearner:
         model = self._load(job.start, trainable=True)
         here = model.peft_config["default"]
         for name, value in job.lora.items():
-            if name not in ("target_modules", "init_lora_weights") and getattr(here, name) != value:
+            if name not in ("target_modules", "init_lora_weights") and _listed(getattr(here, name)) != _listed(value):
                 raise ValueError(
                     f"{job.start.name} was trained with `{name}` {getattr(here, name)!r}; the job says {value!r}. "
                     "An adapter keeps its shape: start from the base to change it."
@@ -203,6 +211,11 @@ class TrlLearner:
         part.rename(target)
         sync(states)
         return state
+
+
+def _listed(value: Any) -> Any:
+    """PEFT makes sets of lists of names."""
+    return sorted(value, key=str) if isinstance(value, list | set) else value
 
 
 def _lost(after: Sequence[Sequence[float]]) -> str:

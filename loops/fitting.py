@@ -6,17 +6,21 @@ libraries decide is theirs, when the role is built.
 
 import logging
 from collections.abc import Collection, Mapping
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
+from ..agents.decoding import decoder, idle, scripted
+from ..agents.ignored import ignored
 from ..agents.models import can_be_asked, can_be_trained, fits, model_folder
 from ..agents.roles import RoleSpec
-from ..agents.settings import check_settings
+from ..agents.settings import DPO, LORA, ON_GPUS, SFT, check_settings
 from ..evals.arithmetic import profile
 from ..policies.checking import Sound
 from ..policies.gold import GoldWork
+from ..policies.records import Json
 from ..policies.slots import Method, Stages
-from .config import ConfigError, Experiment, nearest
+from ..policies.updating import sft, sft_then_dpo
+from .config import ConfigError, Experiment, RoleConfig, nearest
 from .courses import Data
 
 log = logging.getLogger(__name__)
@@ -36,6 +40,79 @@ def check_training(config: Experiment, stages: Stages) -> None:
             check_settings(settings)
         except ValueError as e:
             raise ConfigError(f"{whose}: {e}") from None
+        for kind, name in product(("sft", "dpo"), ON_GPUS):
+            if settings.get(kind, {}).get(name) and not config.learner.gpus:
+                raise ConfigError(f"{whose}: `{kind}.{name}` needs a GPU. Set `learner.gpus`, or leave it out.")
+
+
+def check_answers(config: Experiment) -> None:
+    """
+    Raises:
+        ConfigError: `options` of a role say what its engine does not know or cannot do, or what another key denies.
+    """
+    for name, role in (("student", config.student), ("teacher", config.teacher)):
+        try:
+            if role.engine == "scripted":
+                scripted(name, role.options)
+            else:
+                decoder(role.options)
+        except ValueError as e:
+            raise ConfigError(f"`{name}.options`: {e}") from None
+        for option, key in (("max_new_tokens", "max_tokens"), ("temperature", "temperature")):
+            value, plain = getattr(role, key), RoleConfig.model_fields[key].default
+            if option in role.options and value not in (plain, role.options[option]):
+                raise ConfigError(
+                    f"`{name}.{key}` is {value} and `{name}.options.{option}` is {role.options[option]}. "
+                    "They are one thing; set one of them."
+                )
+
+
+def effective(method: Method) -> Mapping[str, Mapping[str, Json]]:
+    """Fields of the libraries as a training of this method will have them: ours, and what was set over them."""
+    ours: Mapping[str, Mapping[str, Json]] = {"sft": SFT, "dpo": DPO, "lora": LORA}
+    return {kind: {**mine, **method.rounds.settings.get(kind, {})} for kind, mine in ours.items()}
+
+
+def without_effect(config: Experiment, method: Method) -> Mapping[tuple[str, str], str]:
+    """What somebody set and nothing comes of, by group and name: why."""
+    found, told = dict[tuple[str, str], str](), method.rounds.settings
+    for kind, name, why in ignored(effective(method), gpus=config.learner.gpus):
+        if name in told.get(kind, {}):
+            found[kind, name] = why
+    if method.update is sft:
+        found |= {("dpo", name): f"{method.name} has no DPO" for name in told.get("dpo", {})}
+    if config.student.engine == "scripted":
+        yours = config.update.model_dump()
+        found |= {(kind, name): "a scripted student is trained by no library" for kind in yours for name in yours[kind]}
+    for who, role in (("student", config.student), ("teacher", config.teacher)):
+        if role.engine == "transformers":
+            numbers = decoder({"temperature": role.temperature, **role.options})
+            found |= {(who, name): why for name, why in idle(numbers)}
+    return found
+
+
+def doubts(config: Experiment, stages: Stages) -> list[str]:
+    """What is no mistake, and may not be what was wanted."""
+    told = list[str]()
+    for method in stages:
+        told += [
+            f"`{group}.{name}` has no effect: {why}" for (group, name), why in without_effect(config, method).items()
+        ]
+        if method.update is not sft_then_dpo:
+            continue
+        whole = effective(method)
+        if whole["lora"].get("lora_dropout") and whole["dpo"].get("disable_dropout", True):
+            told.append("`lora.lora_dropout` counts in the SFT alone: `dpo.disable_dropout` is on, TRL's default")
+        if (rate := float(str(whole["dpo"]["learning_rate"]))) < LEAST_RATE:
+            told.append(
+                f"the DPO of {method.name} has a `learning_rate` of {rate:g}. Below {LEAST_RATE:g} a LoRA hardly moves "
+                f"(ours is {DPO['learning_rate']:g}; the libraries' defaults are for full weights)"
+            )
+    return list(dict.fromkeys(told))
+
+
+LEAST_RATE = 1e-5
+"""Of DPO on a LoRA: with less, few steps change no answer's log-probability by more than two readings differ."""
 
 
 def check_needs(config: Experiment, stages: Stages, data: Data, before: int = 0) -> None:

@@ -4,6 +4,7 @@ report = tutorloop.launch("examples/arithmetic.yaml", run_dir="runs/a", override
 """
 
 import hashlib
+import logging
 import platform
 import shlex
 import shutil
@@ -43,11 +44,13 @@ from .config import (
 )
 from .courses import answers_source, file_sources, read_course
 from .documents import SCHEMA, Documents, Fork, JournalError, run_record
-from .fitting import check_models, check_needs, check_training
+from .fitting import check_answers, check_models, check_needs, check_training, doubts
 from .journal import Tick
 from .methods import stages_of
 from .slots import TooManyFailures
 from .tutoring import run
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("tutorloop", "torch", "transformers", "peft", "trl", "ray", "datasets", "langchain-core")
 
@@ -103,6 +106,7 @@ def prepare(
     for learner in {m.learner for m in stages} - {"student"}:
         raise ConfigError(f"method {config.method!r} trains {learner!r}; only the student can be trained so far.")
     check_training(config, stages)
+    check_answers(config)
     if begun:
         sources = {**sources, **file_sources(config.course, folder), **answers_source(config.student, folder)}
         return Prepared(experiment=config, stages=stages, sources=sources, folder=folder)
@@ -143,6 +147,8 @@ def launch(
     with closing(company):
         if not before:
             company.muster()
+            for line in doubts(ready.experiment, ready.stages):
+                log.warning("warning: %s", line)
         book = Book.open(root, run=record["run"], seed=ready.experiment.seed, tick=tick)
         try:
             if before != _before(root):  # looked at while another process was running in it
@@ -292,8 +298,8 @@ def role_specs(ready: Prepared, root: Path) -> dict[str, RoleSpec]:
             model=str(path) if model.model and path.exists() else model.model,
             revision=model.revision,
             dtype=model.dtype,
-            max_tokens=model.max_tokens,
-            temperature=model.temperature,
+            max_tokens=int(model.options.get("max_new_tokens", model.max_tokens)),
+            temperature=model.options.get("temperature", model.temperature),
             options=model.options,
             threads=place.threads,
             gpus=place.gpus,

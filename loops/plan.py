@@ -14,8 +14,10 @@ from statistics import fmean
 from textwrap import wrap
 from typing import Any, Literal
 
+from ..agents.declared import Kind
+from ..agents.decoding import HONOURED, decoder
 from ..agents.roles import devices
-from ..agents.settings import DPO, LORA, SFT, Kind, fields_of
+from ..agents.settings import DPO, LORA, SFT, fields_of
 from ..evals.records import Gold, Problem
 from ..evals.terminal import safe
 from ..policies.checking import Sound
@@ -26,6 +28,7 @@ from ..policies.teaching import CORRECT, DIAGNOSE, PRACTISE, CorrectAndPractise,
 from ..policies.triage import Balanced
 from .config import Experiment
 from .courses import read_course
+from .fitting import doubts, without_effect
 from .launch import Prepared, prepare, role_specs
 from .methods import stages_of
 from .words import columns
@@ -45,12 +48,14 @@ class Setting:
     """One effective setting, and who set it."""
 
     group: str
-    """`sft`, `dpo` or `lora`; `schedule` for fields of `Rounds`."""
+    """`sft`, `dpo` or `lora`; `schedule` for fields of `Rounds`; `student` and `teacher`: decoding."""
     name: str
     value: Any
     origin: Origin
     otherwise: str = ""
     """What it would be without whoever set it, as written there."""
+    without_effect: str = ""
+    """Why nothing comes of it beside the other settings; empty: it counts, as far as is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +129,7 @@ def plan(experiment: Path | str, overrides: Sequence[str] = ()) -> ExperimentPla
         placement=config.placement,
         gpus=devices(role_specs(ready, Path()).values()),
         roles=list(_roles(ready)),
-        settings=[*_schedule(ready), *_settings(ready)],
+        settings=[*_schedule(ready), *_settings(ready), *_decoding(ready)],
         warnings=list(_warnings(ready, sizes)),
     )
 
@@ -255,19 +260,54 @@ def _schedule(ready: Prepared) -> Iterator[Setting]:
 
 def _settings(ready: Prepared) -> Iterator[Setting]:
     """Every field that somebody set, and the library's default for each that nobody did."""
-    yours = ready.experiment.update.model_dump()
-    merged = {kind: dict(ready.stages[-1].rounds.settings.get(kind, {})) for kind in ("sft", "dpo", "lora")}
-    ours: Mapping[Kind, Mapping[str, Any]] = {"sft": SFT, "dpo": DPO, "lora": LORA}
+    config, last = ready.experiment, ready.stages[-1]
+    yours, idle = config.update.model_dump(), without_effect(config, last)
+    merged = {kind: dict(last.rounds.settings.get(kind, {})) for kind in ("sft", "dpo", "lora")}
+    half = bool(config.learner.gpus) and config.student.dtype == "bfloat16"
+    fixed = {"seed": config.seed, "data_seed": config.seed, "use_cpu": not config.learner.gpus, "bf16": half}
+    ours: Mapping[Kind, Mapping[str, Any]] = {"sft": {**SFT, **fixed}, "dpo": {**DPO, **fixed}, "lora": LORA}
     for kind, mine in ours.items():
         library = fields_of(kind)
         for name in [*merged[kind], *(n for n in mine if n not in merged[kind])]:
             origin: Origin = "yours" if name in yours[kind] else "the method's" if name in merged[kind] else "ours"
             value = merged[kind].get(name, mine.get(name))
             otherwise = f"{mine[name]!r} (ours)" if name in merged[kind] and name in mine else library.get(name, "")
-            yield Setting(group=kind, name=name, value=value, origin=origin, otherwise=otherwise)
+            nothing = idle.get((kind, name), "")
+            yield Setting(
+                group=kind, name=name, value=value, origin=origin, otherwise=otherwise, without_effect=nothing
+            )
         for name, default in library.items():
             if name not in merged[kind] and name not in mine:
                 yield Setting(group=kind, name=name, value=default, origin="the library's")
+
+
+def _decoding(ready: Prepared) -> Iterator[Setting]:
+    """How a model's next token is chosen, for each role that is a model."""
+    config, specs = ready.experiment, role_specs(ready, Path())
+    idle = without_effect(config, ready.stages[-1])
+    for name, role in (("student", config.student), ("teacher", config.teacher)):
+        if role.engine != "transformers":
+            continue
+        keys = {"max_new_tokens": "max_tokens", "temperature": "temperature"}
+        spec = specs[name]
+        told = decoder({"max_new_tokens": spec.max_tokens, "temperature": spec.temperature, **role.options})
+        ours = {field: type(role).model_fields[key].default for field, key in keys.items()}
+        for field, bounds in HONOURED.items():
+            if field == "do_sample":  # `temperature` says it
+                continue
+            yours = field in role.options or (field in ours and told[field] != ours[field])
+            yours = yours or (field == "temperature" and "do_sample" in role.options)
+            origin: Origin = "yours" if yours else "ours" if field in ours else "the library's"
+            value: Any = told.get(field, bounds.nothing)
+            otherwise = (f"{ours[field]!r} (ours)" if field in ours else f"{bounds.nothing!r}") if yours else ""
+            yield Setting(
+                group=name,
+                name=field,
+                value=int(value) if bounds.whole else value,
+                origin=origin,
+                otherwise=otherwise,
+                without_effect=idle.get((name, field), ""),
+            )
 
 
 def _roles(ready: Prepared) -> Iterator[Mapping[str, Any]]:
@@ -282,6 +322,7 @@ def _roles(ready: Prepared) -> Iterator[Mapping[str, Any]]:
 
 
 def _warnings(ready: Prepared, sizes: Mapping[str, int]) -> Iterator[str]:
+    yield from doubts(ready.experiment, ready.stages)
     for method in ready.stages:
         if isinstance(method.check, Sound) and "unchecked" in method.check.kinds:
             yield f"{method.name} learns from unchecked lessons: nobody looks whether they are right"
@@ -317,7 +358,15 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     yield ""
     set_ = [s for s in plan.settings if s.origin != "the library's"]
     rows = [["setting", "value", "set by", "otherwise"]]
-    rows += [[f"{s.group}.{s.name}", safe(f"{s.value!r}"), s.origin, safe(s.otherwise)] for s in set_]
+    rows += [
+        [
+            f"{s.group}.{s.name}",
+            safe(f"{s.value!r}"),
+            s.origin,
+            "without effect" if s.without_effect else safe(s.otherwise),
+        ]
+        for s in set_
+    ]
     yield from columns(rows)
     yield f"and {len(plan.settings) - len(set_)} fields as the libraries have them (--json lists them)"
     for warning in plan.warnings:

@@ -584,7 +584,7 @@ def triage(cases, room):
 
 
 def test_any_character_goes_through_every_place_that_takes_text(shell: Shell) -> None:
-    """Ids, problems, skills, options, files' and folders' names, what a policy says and notes."""
+    """Ids, problems, skills, files' and folders' names, what a policy says and notes."""
     name = ODD.replace("\x00", "").replace("/", "-")
     folder = shell.folder / name
     folder.mkdir()
@@ -604,7 +604,7 @@ def test_any_character_goes_through_every_place_that_takes_text(shell: Shell) ->
         "placement": "local",
         "rounds": 2,
         "course": {"kind": "jsonl", "practice": "p.jsonl", "quiz": "q.jsonl", "exam": f"{name}.jsonl"},
-        "teacher": {"policy": f"{name}.py:policy", "options": {ODD: ODD}},
+        "teacher": {"policy": f"{name}.py:policy"},
         "triage": f"{name}.py:triage",
         "schedule": {"rows": 20},
         "failures": 1.0,

@@ -273,10 +273,10 @@ def test_a_template_that_rewrites_the_question_is_refused(
         ("dpo", {"trust_remote_code": True}, {}, "`trust_remote_code` cannot be set: code that comes with a model"),
         ("sft", {"hub_token": "hf_1"}, {}, "`hub_token` cannot be set: nothing leaves the run folder"),
         ("sft", {}, {"rank": 8}, "`rank` is no field of `LoraConfig`"),
-        ("sft", {}, {"modules_to_save": ["lm_head"]}, "`modules_to_save` cannot be served"),
-        ("sft", {}, {"use_dora": True}, "`use_dora` cannot be served"),
-        ("sft", {}, {"bias": "all"}, "`bias` cannot be served"),
-        ("sft", {}, {"init_lora_weights": "pissa"}, "`init_lora_weights` cannot be served"),
+        ("sft", {}, {"modules_to_save": ["lm_head"]}, "`modules_to_save` cannot be set: .* cannot be served"),
+        ("sft", {}, {"use_dora": True}, "`use_dora` cannot be set: .* cannot be served"),
+        ("sft", {}, {"bias": "all"}, "`bias` 'all' cannot be served"),
+        ("sft", {}, {"init_lora_weights": "pissa"}, "`init_lora_weights` 'pissa' cannot be served"),
     ],
 )
 def test_what_cannot_be_set_is_refused_by_name(
