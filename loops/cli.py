@@ -67,14 +67,17 @@ def run(
     file: File,
     overrides: Overrides = None,
     run_dir: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/<name of FILE>.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Toy scale: limit=8, in <run folder>-quick, anew.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run an experiment. The same command resumes it; with more rounds or a larger budget it continues."""
-    from .launch import launch
+    from .launch import launch, place
 
     root = run_dir or (file if (file / "run.json").exists() else Path("runs") / file.stem)
-    given = list(overrides or ())
+    given = [*(overrides or ()), *(["limit=8"] if quick else [])]
+    with _told():
+        root, _ = place(file, given, root)
     command = ["tutorloop", "run", str(file), "--run-dir", str(root), *given]
     _go(root, partial(launch, file, root, given), command, quiet, as_json)
 
@@ -127,6 +130,10 @@ def _go(root: Path, start: Callable[..., "Report"], command: Sequence[str], quie
             _report(root, quiet)
         if as_json or not quiet:
             _show(root, as_json)
+        if not (as_json or quiet):
+            from .quick import toy_lines
+
+            _lines(toy_lines(root))
     raise typer.Exit(code)
 
 
@@ -323,6 +330,11 @@ def _print(value: Any, lines: Iterable[str], as_json: bool) -> None:
         typer.echo(to_json(value, indent=1).decode())  # as text: bytes would pass by what makes it harmless
     else:
         typer.echo("\n".join(lines))
+
+
+def _lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
 
 
 def _say(line: str) -> None:

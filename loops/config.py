@@ -144,6 +144,8 @@ class Experiment(_Part):
     """A triage by import path in place of the method's own: `tutorloop.policies.triage:unsolved`, `my_course:rare`."""
     schedule: dict[str, Any] = {}
     """Other fields of `Rounds` in place of the method's own: `ask`, `rows`, `fill`, `start`, `reference` ..."""
+    limit: int | None = Field(default=None, ge=1)
+    """The whole cycle at toy scale: so many problems of each pool, see `quick.py`."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     student: RoleConfig = RoleConfig()
     teacher: TeacherConfig = TeacherConfig()
@@ -222,9 +224,10 @@ def resolve(told: Mapping[str, Any], overrides: Sequence[str] = (), path: Path |
         if halved(key) or halved(text):
             raise ConfigError(f"`{key}` has half of a character (a lone surrogate) in {text!r}; write it whole.")
     try:
-        return Experiment.model_validate(merged)
+        made = Experiment.model_validate(merged)
     except ValidationError as e:
         raise ConfigError("; ".join(_said(error, path) for error in e.errors())) from None
+    return made if made.limit is None else made.model_copy(update={"placement": "local"})
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

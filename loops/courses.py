@@ -13,6 +13,7 @@ A file of a pool's own is read row by row, however long. Not covered: drawing fr
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from ..evals import gsm8k, jsonl
@@ -48,8 +49,8 @@ class Data:
     """What the student of recorded answers has to say; `None`: it is another."""
 
 
-def read_course(course: CourseConfig, seed: int, student: RoleConfig, folder: Path) -> Data:
-    """Read, draw and check the pools.
+def read_course(course: CourseConfig, seed: int, student: RoleConfig, folder: Path, limit: int | None = None) -> Data:
+    """Read, draw and check the pools. `limit`: of each only the first so many.
 
     Raises:
         ConfigError: the data cannot be read, or is too small for what is asked.
@@ -69,6 +70,8 @@ def read_course(course: CourseConfig, seed: int, student: RoleConfig, folder: Pa
             data = _arithmetic(course, seed, student, folder)
         else:
             data = _rows(course, seed, folder)
+        if limit is not None:
+            data = replace(data, splits={name: list(islice(split, limit)) for name, split in data.splits.items()})
         for _ in disjoint(course.kind, data.splits):
             pass
         if student.engine == "replay":

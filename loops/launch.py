@@ -47,6 +47,7 @@ from .documents import SCHEMA, Documents, Fork, JournalError, run_record
 from .fitting import check_answers, check_models, check_needs, check_training, doubts
 from .journal import Tick
 from .methods import stages_of
+from .quick import clear, toy_folder
 from .slots import TooManyFailures
 from .tutoring import run
 
@@ -55,7 +56,7 @@ log = logging.getLogger(__name__)
 PACKAGES = ("tutorloop", "torch", "transformers", "peft", "trl", "ray", "datasets", "langchain-core")
 
 
-GIVEN = ("course", "student")
+GIVEN = ("course", "student", "limit")
 """Parts of an experiment on which every round stands: a fork cannot change them."""
 
 
@@ -93,14 +94,7 @@ def prepare(
         ConfigError: what is wrong, what was given, what to do.
         OverlappingPools: two pools share a problem.
     """
-    if isinstance(experiment, Mapping):
-        config, folder = resolve(experiment, overrides), Path.cwd()
-    elif (Path(experiment) / "run.json").exists():
-        record = run_record(Path(experiment))
-        config, folder = resolve(record["config"], overrides), Path(record.get("folder") or Path.cwd())
-    else:
-        file, folder = located(Path(experiment))
-        config = load(file, overrides)
+    config, folder = configured(experiment, overrides)
     stages, sources = stages_of(config, folder)
     holds_no_secret(config)  # here, as a policy's file may have filled the environment
     for learner in {m.learner for m in stages} - {"student"}:
@@ -110,11 +104,22 @@ def prepare(
     if begun:
         sources = {**sources, **file_sources(config.course, folder), **answers_source(config.student, folder)}
         return Prepared(experiment=config, stages=stages, sources=sources, folder=folder)
-    data = read_course(config.course, config.seed, config.student, folder)
+    data = read_course(config.course, config.seed, config.student, folder, config.limit)
     ready = Prepared(experiment=config, stages=stages, sources={**sources, **data.sources}, folder=folder)
     check_needs(config, stages, data)
     check_models(config, stages, role_specs(ready, Path()), data)
     return ready
+
+
+def configured(experiment: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Experiment, Path]:
+    """What an experiment says, and from where relative paths in it are taken. Raises as `prepare` does."""
+    if isinstance(experiment, Mapping):
+        return resolve(experiment, overrides), Path.cwd()
+    if (Path(experiment) / "run.json").exists():
+        record = run_record(Path(experiment))
+        return resolve(record["config"], overrides), Path(record.get("folder") or Path.cwd())
+    file, folder = located(Path(experiment))
+    return load(file, overrides), folder
 
 
 def launch(
@@ -138,7 +143,9 @@ def launch(
         Interrupted: paused by Ctrl-C or SIGTERM; the same call goes on.
         TooManyFailures: stopped, as more items failed than `failures` allows; a larger share goes on.
     """
-    root = Path(run_dir)
+    root, toy = place(experiment, overrides, run_dir)
+    if toy:
+        clear(root)
     before = _before(root)
     ready = prepare(experiment, overrides, begun=bool(before))
     record = record_of(ready, before)
@@ -159,6 +166,21 @@ def launch(
             return _go(ready, book, record, company, begun=bool(before))
         finally:
             book.release()
+
+
+def place(
+    experiment: Path | str | Mapping[str, Any], overrides: Sequence[str], run_dir: Path | str
+) -> tuple[Path, bool]:
+    """Where `launch` runs, and whether anew: a run at toy scale never lies where a real one would.
+
+    Raises:
+        ConfigError: the experiment is wrong.
+    """
+    root, (config, _) = Path(run_dir), configured(experiment, overrides)
+    itself = not isinstance(experiment, Mapping) and Path(experiment) == root  # the folder of a run
+    if itself and run_record(root)["config"].get("limit") == config.limit:
+        return root, False
+    return toy_folder(config, root), config.limit is not None
 
 
 def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: Company, *, begun: bool) -> Report:
@@ -188,7 +210,8 @@ def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: Company
 
 
 def _course(ready: Prepared, book: Book, config: CourseConfig) -> Course:
-    data = read_course(config, ready.experiment.seed, ready.experiment.student, ready.folder)
+    told = ready.experiment
+    data = read_course(config, told.seed, told.student, ready.folder, told.limit)
     course = make_course(config.kind, book.root, data.splits, run=book.run)
     for path in (book.root / "course").rglob(LIST):
         book.vouch(path)

@@ -49,7 +49,14 @@ def stages_of(config: Experiment, folder: Path) -> tuple[Stages, Mapping[str, st
     if config.rounds is not None:
         last = stages[-1]
         stages = (*stages[:-1], replace(last, rounds=replace(last.rounds, times=config.rounds)))
+    if config.limit is not None:
+        stages = tuple(replace(m, rounds=_toy(m.rounds, config.limit)) for m in stages)
     return stages, sources
+
+
+def _toy(rounds: Rounds, limit: int) -> Rounds:
+    """Two rounds at most, and four rows for each of so many problems."""
+    return replace(rounds, times=min(rounds.times, 2), rows=min(rounds.rows, 4 * limit))
 
 
 def _needs(method: Method) -> Iterator[str]:

@@ -113,7 +113,7 @@ def plan(experiment: Path | str, overrides: Sequence[str] = ()) -> ExperimentPla
     """
     ready = prepare(experiment, overrides)
     config, first = ready.experiment, ready.stages[0]
-    data = read_course(config.course, config.seed, config.student, ready.folder)
+    data = read_course(config.course, config.seed, config.student, ready.folder, config.limit)
     practice = list(data.splits["practice"])
     sizes = {name: sum(1 for _ in split) for name, split in data.splits.items()}
     return ExperimentPlan(
@@ -252,6 +252,7 @@ def _schedule(ready: Prepared) -> Iterator[Setting]:
             yours = field.name in config.schedule or (
                 field.name == "times" and config.rounds is not None and method is ready.stages[-1]
             )
+            yours = yours or (config.limit is not None and value != was)
             if yours or value != ours:
                 origin: Origin = "yours" if yours else "the method's"
                 otherwise = f"{was!r} (the method's)" if yours else repr(ours)

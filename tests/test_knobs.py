@@ -525,8 +525,8 @@ def test_a_stop_token_that_is_also_the_padding_is_learnt_all_the_same(
     kind: Kind, learner: TrlLearner, job: Callable[..., Job]
 ) -> None:
     """The usual way to lose it: what pads a batch is masked wherever it stands."""
-    chat = learner.base.chat
-    chat.tokenizer.pad_token = chat.tokenizer.eos_token
+    chat, theirs = learner.base.chat, learner.base.tokenizer
+    theirs.pad_token, chat.pad = theirs.eos_token, theirs.eos_token_id
     assert chat.pad in chat.stops
     asked = job(kind)
     rows = TokenRows(chat, asked)
