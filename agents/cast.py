@@ -258,8 +258,11 @@ def _first(problems: Rows[Problem], n: int) -> Sequence[Problem]:
 def _sheet(pool: str, state: State, rows: Rows[Marked]) -> Sheet:
     skills: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     labels: dict[str, int] = defaultdict(int)
+    scores: dict[str, float] = defaultdict(float)
     for row in rows:
         labels[row.verdict.label] += 1
+        for name, score in row.verdict.scores.items():
+            scores[name] += score
         if row.skill:
             skills[row.skill][0] += row.verdict.right
             skills[row.skill][1] += 1
@@ -271,5 +274,6 @@ def _sheet(pool: str, state: State, rows: Rows[Marked]) -> Sheet:
         truncated=labels["truncated"],
         unparsed=labels["unparsed"],
         skills={name: (right, n) for name, (right, n) in sorted(skills.items())},
+        scores=dict(scores),
         rows=rows,
     )

@@ -16,7 +16,7 @@ Not covered: telling a hard problem from an easy one; faults of the data set its
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pydantic_core import to_json
@@ -29,8 +29,11 @@ DOMAIN = "gsm8k"
 _NOTE = re.compile(r"<<([^<>]*)>>([-$€£]*\.?[0-9])?")
 
 
-def problems_of(rows: Iterable[Row], *, prefix: str = DOMAIN) -> Iterator[Asked]:
+def problems_of(rows: Iterable[Row], *, prefix: str = DOMAIN, put: Callable[[str], str] = str) -> Iterator[Asked]:
     """Rows in GSM8K's format as problems and gold.
+
+    Args:
+        put: From a question to the text of the user's turn.
 
     Raises:
         BadData: a row has no question, no answer, or no number behind `####`.
@@ -45,9 +48,14 @@ def problems_of(rows: Iterable[Row], *, prefix: str = DOMAIN) -> Iterator[Asked]
                 f"{row.where}: `answer` must end in a line `#### 72` with one number; it ends in "
                 f"{said[-60:]!r}. Files with a bare answer are of `kind: jsonl`."
             )
-        problem = Problem(id=f"{prefix}-{row.number:04d}", messages=user(field(row, "question")), domain=DOMAIN)
+        problem = Problem(id=f"{prefix}-{row.number:04d}", messages=user(put(field(row, "question"))), domain=DOMAIN)
         solution = f"{readable(work)}\n#### {answer}" if work.strip() else ""
         yield Asked(problem, Gold(problem=problem.id, answer=answer, solution=solution), row.where)
+
+
+def shots_of(rows: Iterable[Row]) -> tuple[tuple[str, str], ...]:
+    """Rows to be shown solved: each question, and its answer as the data set has it, notes and all."""
+    return tuple((field(row, "question"), field(row, "answer")) for row in rows)
 
 
 def readable(work: str) -> str:

@@ -44,10 +44,23 @@ def halved(text: str) -> bool:
     return any("\ud800" <= c <= "\udfff" for c in text)
 
 
+def unframed(text: str) -> str:
+    r"""What is asked in a user's turn, without the frame and the solved examples of an evaluation harness.
+
+    >>> unframed("Question: 1+1?\nAnswer: 2\n\nQuestion: 17+25\nAnswer:")
+    '17+25'
+    """
+    before, framed, question = text.strip().rpartition("Question: ")
+    if not framed or not question.endswith("\nAnswer:") or (before and not before.endswith("\n\n")):
+        return text
+    return question.removesuffix("\nAnswer:")
+
+
 def content_digest(messages: Messages) -> str:
     """What makes two problems the same problem: 32 hex digits over the normalised text.
 
-    White space and case do not count, nor does the order of the operands of a plain sum or product.
+    White space and case do not count, nor the order of the operands of a plain sum or product, nor how a question is
+    framed: a sealed problem that a teacher writes down without its frame is still that problem.
 
     >>> content_digest(user("17+25")) == content_digest(user("25 + 17"))
     True
@@ -56,7 +69,8 @@ def content_digest(messages: Messages) -> str:
     """
     parts = []
     for turn in messages:
-        text = " ".join(turn.content.lower().split())
+        text = unframed(turn.content) if turn.role == "user" else turn.content
+        text = " ".join(text.lower().split())
         if _SUM.fullmatch(text):
             sign = "+" if "+" in text else "*"
             text = sign.join(
@@ -88,8 +102,8 @@ class Problem:
 
     @property
     def question(self) -> str:
-        """The last user turn."""
-        return next((t.content for t in reversed(self.messages) if t.role == "user"), "")
+        """The last user turn, unframed."""
+        return unframed(next((t.content for t in reversed(self.messages) if t.role == "user"), ""))
 
     @cached_property
     def digest(self) -> str:

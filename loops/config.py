@@ -67,6 +67,11 @@ class CourseConfig(_Part):
     """gsm8k: of the hub's data set."""
     revision: str = ""
     """gsm8k: of the hub's data set; empty: the newest."""
+    prompt: Literal["plain", "lm-eval"] = "plain"
+    """gsm8k: the question as it is, or as the task `gsm8k` of lm-evaluation-harness puts it."""
+    shots: int = Field(default=0, ge=0)
+    """gsm8k, `lm-eval`: how many solved problems stand before each question: the first rows of `path` or `hub`, which
+    are in no pool then."""
     answer: Literal["number", "choice", "boolean", "text"] = "number"
     """jsonl: what kind of answer is graded."""
 

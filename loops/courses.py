@@ -12,19 +12,21 @@ A file of a pool's own is read row by row, however long. Not covered: drawing fr
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
-from ..evals import gsm8k, jsonl
+from ..evals import gsm8k, harness, jsonl
 from ..evals.answers import Answers, answers_of
 from ..evals.arithmetic import profile, shipped, world
 from ..evals.files import checksum
 from ..evals.jsonl import Asked, BadData, Row
 from ..evals.pools import Split, disjoint
-from ..evals.records import Gold, Problem
+from ..evals.records import Gold, Problem, content_digest, user
 from .config import ConfigError, CourseConfig, RoleConfig
 
+Shots = tuple[tuple[str, str], ...]
+"""Questions with their answers that are shown before each question."""
 POOLS = ("practice", "quiz", "exam")
 MEANT_FOR = {
     "twins": ("arithmetic",),
@@ -33,6 +35,8 @@ MEANT_FOR = {
     "hub": ("gsm8k",),
     "split": ("gsm8k",),
     "revision": ("gsm8k",),
+    "prompt": ("gsm8k",),
+    "shots": ("gsm8k",),
     "answer": ("jsonl",),
 }
 """Keys that only some kinds of course look at."""
@@ -167,15 +171,21 @@ def _rows(course: CourseConfig, seed: int, folder: Path) -> Data:
     for name in sources:
         if next(jsonl.rows_of(folder / name), None) is None:
             raise ConfigError(f"{folder / name} has no rows; a pool needs at least one problem.")
+    if course.shots and course.prompt == "plain":
+        raise ConfigError("`course.shots` are shown in the prompt of `course.prompt: lm-eval`; a plain one shows none.")
     drawn: dict[str, Split] = {}
-    if sizes:
+    shots: Shots = ()
+    if sizes or course.shots:
         name, rows = _common(course, folder, sources)
-        asked = _problems(course, rows, "")
-        drawn = dict(jsonl.divided(jsonl.distinct(asked, name), sizes, seed=seed, source=name))
+        begun = iter(rows)
+        shots = gsm8k.shots_of(islice(begun, course.shots))
+        asked = _problems(course, begun, "", shots)
+        if sizes:
+            drawn = dict(jsonl.divided(jsonl.distinct(asked, name), sizes, seed=seed, source=name))
     elif course.path or course.hub:
         raise ConfigError("`course.path` and `course.hub` are for pools given as numbers; here each has its own file.")
     for pool, file in files.items():
-        drawn[pool] = _OwnFile(course=course, path=folder / file, pool=pool)
+        drawn[pool] = _OwnFile(course=course, path=folder / file, pool=pool, shots=shots)
     return Data(splits={name: drawn[name] for name in POOLS}, sources=sources)
 
 
@@ -186,9 +196,10 @@ class _OwnFile:
     course: CourseConfig
     path: Path
     pool: str
+    shots: Shots
 
     def __iter__(self) -> Iterator[tuple[Problem, Gold]]:
-        asked = _problems(self.course, jsonl.rows_of(self.path), self.pool)
+        asked = _problems(self.course, jsonl.rows_of(self.path), self.pool, self.shots)
         return ((one.problem, one.gold) for one in jsonl.distinct(asked, getattr(self.course, self.pool)))
 
 
@@ -207,8 +218,27 @@ def _common(course: CourseConfig, folder: Path, sources: dict[str, str]) -> tupl
     )
 
 
-def _problems(course: CourseConfig, rows: Iterable[Row], pool: str) -> Iterator[Asked]:
+def _problems(course: CourseConfig, rows: Iterable[Row], pool: str, shots: Shots) -> Iterator[Asked]:
     """Rows as problems; those of a pool's own file are called after it."""
     if course.kind == "gsm8k":
-        return gsm8k.problems_of(rows, prefix=f"gsm8k-{pool}" if pool else "gsm8k")
+        put = partial(harness.prompt, shots=shots) if course.prompt == "lm-eval" else str
+        asked = gsm8k.problems_of(rows, prefix=f"gsm8k-{pool}" if pool else "gsm8k", put=put)
+        return _unshown(asked, shots, pool)
     return jsonl.problems_of(rows, kind=course.answer, prefix=pool or "row")
+
+
+def _unshown(asked: Iterable[Asked], shots: Shots, pool: str) -> Iterator[Asked]:
+    """Those that no prompt shows solved.
+
+    Raises:
+        BadData: a pool that is not taught from has such a problem in its own file.
+    """
+    shown = {content_digest(user(question)) for question, _ in shots}
+    for one in asked:
+        if one.problem.digest not in shown:
+            yield one
+        elif pool in ("quiz", "exam"):
+            raise BadData(
+                f"{one.where}: `{pool}` has a problem that every prompt shows solved (`course.shots`). Give it another "
+                "file, or fewer shots."
+            )

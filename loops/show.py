@@ -219,6 +219,9 @@ class RunView:
     finals: Mapping[int, Mapping[str, Mapping[str, float]]]
     """Every sitting of exam, probe and retention: accuracy, low, high, n, right, truncated, unparsed."""
     method: str
+    scores: Mapping[int, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Every sitting of GSM8K's exam as lm-evaluation-harness would print it, by `strict` and `flexible`: accuracy, low,
+    high, n, right."""
 
 
 def read_run(root: Path | str) -> RunView:
@@ -248,6 +251,7 @@ def read_run(root: Path | str) -> RunView:
         method=str(run.record["config"]["method"]),
         parent=printed(fork["parent"]) if fork else "",
         shared=fork["round"] if fork else 0,
+        scores={n: _scored(sheets["exam"]) for n, sheets in run.finals.items() if sheets["exam"].scores},
     )
 
 
@@ -308,6 +312,14 @@ def _sat(sheet: Sheet) -> dict[str, float]:
     low, high = wilson(sheet.right, sheet.n)
     counts = {"n": sheet.n, "right": sheet.right, "truncated": sheet.truncated, "unparsed": sheet.unparsed}
     return {"accuracy": sheet.accuracy, "low": low, "high": high, **counts}
+
+
+def _scored(sheet: Sheet) -> dict[str, dict[str, float]]:
+    told = {}
+    for name, right in sheet.scores.items():
+        low, high = wilson(round(right), sheet.n)
+        told[name] = {"accuracy": right / sheet.n, "low": low, "high": high, "n": sheet.n, "right": right}
+    return told
 
 
 def _transitions(before: Sheet, after: Sheet) -> dict[str, float]:

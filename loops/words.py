@@ -87,7 +87,10 @@ def _exams(view: RunView) -> Iterator[str]:
         cells = [pool, f"{before['accuracy']:.3f}", f"{before['low']:.3f}-{before['high']:.3f}"]
         cells += [f"{after['accuracy']:.3f}", f"{after['low']:.3f}-{after['high']:.3f}"] if after else ["-", "-"]
         rows.append([*cells, f"{before['n']:.0f}", f"{_unread(before):.1%}", f"{_unread(after):.1%}" if after else "-"])
+    rows += _scored(view)
     yield from columns(rows, right=range(1, 8))
+    if view.scores:
+        yield "strict, flexible: of the exam, as the task gsm8k of lm-evaluation-harness reads the same answers"
     if (changed := view.transitions) is not None:
         yield (
             f"exam: {changed['fixed']:.0f} fixed, {changed['regressed']:.0f} regressed, {changed['persistent']:.0f} "
@@ -98,6 +101,19 @@ def _exams(view: RunView) -> Iterator[str]:
     for number in sorted(view.finals)[1:-1]:
         exam = view.finals[number].get("exam", {})
         yield f"an earlier end, after round {number}: exam {exam.get('accuracy', 0):.3f}"
+
+
+def _scored(view: RunView) -> Iterator[list[str]]:
+    """The exam by others' rules, in the same columns."""
+    if not view.scores:
+        return
+    first = view.scores[min(view.scores)]
+    last = view.scores[max(view.scores)] if view.exam.after is not None else {}
+    for name, before in first.items():
+        cells = [f"  {safe(name)}"]
+        for told in (before, last.get(name)):
+            cells += [f"{told['accuracy']:.3f}", f"{told['low']:.3f}-{told['high']:.3f}"] if told else ["-", "-"]
+        yield [*cells, f"{before['n']:.0f}", "", ""]
 
 
 def _skills(title: str, pool: Skilled | None) -> Iterator[str]:

@@ -131,6 +131,8 @@ class Sheet:
     unparsed: int
     skills: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Right and n by skill, where the gold knows it."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """How many are right by another rule than ours, by its name (`evals/harness.py`); empty: there is none."""
     rows: Rows[Marked] = field(repr=False)
 
     @property

@@ -1,8 +1,10 @@
 """The grader of each kind of problem, and answers fit to stand as a gold."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
+from ..harness import scores
 from ..records import Attempt, Gold, Kind, Problem, Verdict
 from .numbers import read_number, readings
 from .numeric import final_number, number
@@ -17,7 +19,7 @@ GRADERS: Mapping[Kind, Grader] = MappingProxyType(
 
 
 def grade(problem: Problem, gold: Gold, attempt: Attempt) -> Verdict:
-    r"""The grader of this kind of problem, applied.
+    r"""The grader of this kind of problem, applied; for GSM8K with the scores that others print (`evals/harness.py`).
 
     >>> problem, gold = Problem(id="a", messages=()), Gold(problem="a", answer="324")
     >>> grade(problem, gold, Attempt(problem="a", text="ones: 12-8=4\n=324", finish="stop", state="")).label
@@ -28,7 +30,8 @@ def grade(problem: Problem, gold: Gold, attempt: Attempt) -> Verdict:
             f"an attempt at {attempt.problem!r} met the question {problem.id!r} and the gold of {gold.problem!r}; "
             "a verdict on them would be about nothing. Look all three up by one id."
         )
-    return GRADERS[_gradable(problem)](problem, gold, attempt)
+    verdict = GRADERS[_gradable(problem)](problem, gold, attempt)
+    return replace(verdict, scores=scores(gold.answer, attempt.text)) if problem.domain == "gsm8k" else verdict
 
 
 def final_answer(problem: Problem, said: str) -> str:
