@@ -23,7 +23,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -235,6 +235,9 @@ class Journal:
             (self.root / path).unlink(missing_ok=True)
             if Path(path).name == LIST:
                 shutil.rmtree((self.root / path).parent)
+            else:
+                with suppress(OSError):  # there is more in it
+                    (self.root / path).parent.rmdir()
         rounds = {record["step"].partition("/")[0] for record in records[:at]}
         for folder in (p for p in (self.root / "rows").iterdir() if p.name.isdigit() and p.name not in rounds):
             shutil.rmtree(folder)

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tutorloop import Interrupted, Report, launch
+from tutorloop import Interrupted, Report, fork, launch
 from tutorloop.agents.hosts import InProcess
 from tutorloop.agents.placement import Actor
 from tutorloop.agents.roles import Evidence, Job, PublishError, RoleDied
@@ -151,6 +151,20 @@ def test_real_replicas_leave_the_same_as_one_of_each(undisturbed: Path, tmp_path
     assert differing(undisturbed, tmp_path / "many") == []
     names = {"student-0", "student-1", "evaluator-0", "evaluator-1", "teacher-0", "learner-0"}
     assert {p.stem for p in (tmp_path / "many/logs").iterdir()} == names
+
+
+@pytest.mark.slow
+def test_a_fork_of_a_real_run_trains_the_state_of_the_undisturbed_one_where_its_change_cannot_matter(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    """No round of it is rolled back, so nobody's patience counts; a learning rate does."""
+    fork(undisturbed, tmp_path / "same", 1, ["schedule.patience=9"])
+    fork(undisturbed, tmp_path / "other", 1, ["update.sft.learning_rate=1e-4"])
+    assert states(tmp_path / "same") == states(undisturbed)
+    assert states(tmp_path / "other")[:2] == states(undisturbed)[:2]
+    assert states(tmp_path / "other")[2:] != states(undisturbed)[2:]
+    for name in ("steps/1/teach.json", "steps/1/train-1-sft.json", "steps/1/gate.json"):
+        assert (tmp_path / "same" / name).samefile(undisturbed / name)
 
 
 @pytest.mark.slow
