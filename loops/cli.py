@@ -354,11 +354,10 @@ def _told(root: Path | None = None) -> Iterator[None]:
     from .config import ConfigError
     from .documents import JournalError
     from .history import UnknownProblem
-    from .live import Refused
 
     try:
         yield
-    except (ConfigError, JournalError, OverlappingPools, DamagedFile, UnknownProblem, Diverged, Refused) as e:
+    except (ConfigError, JournalError, OverlappingPools, DamagedFile, UnknownProblem, Diverged) as e:
         _say(f"tutorloop: {' '.join(redacted(str(e)).split())}")
         raise typer.Exit(2) from None
     except Exception as e:

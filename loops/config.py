@@ -236,13 +236,21 @@ def resolve(told: Mapping[str, Any], overrides: Sequence[str] = (), path: Path |
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Fixed fields that differ between two dumped configs, by dotted name.
+    """Fixed fields that differ between two dumped configs, by dotted name. One that is missing has its default: it may
+    have come with a later version than wrote the config.
 
     >>> changed({"seed": 0, "rounds": 2}, {"seed": 1, "rounds": 3})
     {'seed': (0, 1)}
     """
-    a, b = fixed(before), fixed(after)
+    a, b = fixed(_whole(before)), fixed(_whole(after))
     return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
+
+
+def _whole(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return Experiment.model_validate(config).model_dump(mode="json")
+    except ValidationError:  # of a version that knew other fields
+        return config
 
 
 def overriding(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -253,7 +261,7 @@ def overriding(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]
     >>> overriding({"method": "tailored"}, {"method": "gold"})
     ['method=gold']
     """
-    return sorted({_override(key.split("."), after) for key in changed(before, after)})
+    return sorted({_override(key.split("."), _whole(after)) for key in changed(before, after)})
 
 
 def _override(path: Sequence[str], config: Any) -> str:

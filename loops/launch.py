@@ -32,7 +32,6 @@ from .book import Book
 from .company import Company, cast_of
 from .config import (
     ConfigError,
-    CourseConfig,
     Experiment,
     changed,
     fixed,
@@ -194,7 +193,9 @@ def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: Company
             (book.root / "steps" / "course.json").unlink(missing_ok=True)
             shutil.rmtree(book.root / "course", ignore_errors=True)
         with _interruptible():
-            course = book.step("course", partial(_course, ready, book), ready.experiment.course)
+            # Only what was said: a field that comes with a later version is no change.
+            said = ready.experiment.course.model_dump(exclude_defaults=True)
+            course = book.step("course", partial(_course, ready, book), said)
             with cast_of(company, book.root, book, ready.experiment.policy_seconds) as cast:
                 return run(course, ready.stages, cast, book)
     except KeyboardInterrupt as e:
@@ -209,10 +210,10 @@ def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: Company
         raise
 
 
-def _course(ready: Prepared, book: Book, config: CourseConfig) -> Course:
+def _course(ready: Prepared, book: Book, said: Mapping[str, Any]) -> Course:
     told = ready.experiment
-    data = read_course(config, told.seed, told.student, ready.folder, told.limit)
-    course = make_course(config.kind, book.root, data.splits, run=book.run)
+    data = read_course(told.course, told.seed, told.student, ready.folder, told.limit)
+    course = make_course(told.course.kind, book.root, data.splits, run=book.run)
     for path in (book.root / "course").rglob(LIST):
         book.vouch(path)
     if data.answers is not None:

@@ -55,7 +55,7 @@ GENTLY = 0.25
 """Factor on the run's learning rate. At the whole of it, a round so small cost the skills that had been mastered."""
 
 
-class Refused(ValueError):
+class Refused(ConfigError):
     """A correction that is not taught: nothing was changed. Says why."""
 
 
