@@ -1,6 +1,6 @@
 """What a policy prints while it is tried: kept apart by case, its beginning only, and out of what the command prints.
 
-    catch()                   from now on
+    catch()                   from now on, and again where a policy has put other streams in their place
     with printing(heard):     what is printed in here, or in a thread or task that is begun in here, goes to `heard`
 
 What is printed elsewhere in the main thread is the command's own and passes; what a thread prints that belongs to
@@ -11,7 +11,7 @@ Not covered: what writes to the file descriptor itself (a library in C, a child 
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -31,6 +31,8 @@ class Heard:
     _room: int = KEPT
 
     def add(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise TypeError(f"only text can be printed, not {type(text).__name__}")
         self.n += len(text)
         if self._room > 0:
             self._parts.append(text[: self._room])
@@ -38,7 +40,8 @@ class Heard:
 
     @property
     def beginning(self) -> str:
-        return "".join(self._parts)
+        """Text that can be written, whatever it was."""
+        return "".join(self._parts).encode(errors="backslashreplace").decode()
 
 
 _HEARD: ContextVar[Heard | None] = ContextVar("heard", default=None)
@@ -54,12 +57,19 @@ def printing(heard: Heard) -> Iterator[None]:
         _HEARD.reset(before)
 
 
-def catch() -> None:
-    """Listen to this process's standard streams. There is no end to it: threads go on until the process does."""
-    if not isinstance(sys.stdout, _Listening):
-        sys.stdout = cast(TextIO, _Listening(sys.stdout))
-    if not isinstance(sys.stderr, _Listening):
-        sys.stderr = cast(TextIO, _Listening(sys.stderr))
+def catch() -> Callable[[], None]:
+    """Listen to this process's standard streams. There is no end to it: threads go on until the process does.
+
+    Returns:
+        What puts the ears in place again: a policy may have put streams of its own there.
+    """
+    out, err = (cast(TextIO, _Listening(stream)) for stream in (sys.stdout, sys.stderr))
+
+    def again() -> None:
+        sys.stdout, sys.stderr = out, err
+
+    again()
+    return again
 
 
 class _Listening:
@@ -78,6 +88,9 @@ class _Listening:
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
+
+    def close(self) -> None:
+        return None  # it is everybody's
 
     def __getattr__(self, name: str) -> Any:
         if name in ("buffer", "detach"):

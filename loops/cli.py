@@ -218,15 +218,19 @@ def try_(
     from .trying import trials
     from .trying_words import trial_lines
 
-    catch()
+    listen = catch()
     found = trials(policy, on, options or (), number=number, n=n, ids=case or (), seconds=seconds, watch=watch)
     with _told(), suppress(*[KeyboardInterrupt] if watch else []):
-        for trial in found:
-            if isinstance(trial, Trial):
-                _clear(watch and not as_json)
-                _print(trial, trial_lines(trial), as_json)
-            else:
-                _say(f"tutorloop: {' '.join(str(trial).split())}")
+        try:
+            for trial in found:
+                listen()
+                if isinstance(trial, Trial):
+                    _clear(watch and not as_json)
+                    _print(trial, trial_lines(trial), as_json)
+                else:
+                    _say(f"tutorloop: {' '.join(str(trial).split())}")
+        finally:
+            listen()
 
 
 def _clear(wanted: bool) -> None:

@@ -205,7 +205,7 @@ class Work:
             room = self.room.enter("curate", "", self.room.wave("curate"))
             self.examples = curated(self.method, self.lessons, room)
         except Exception as e:  # a user's code
-            self.fault = f"`curate` failed: {type(e).__name__}: {e}"
+            self.fault = f"`curate` failed: {type(e).__name__}: {e}".encode(errors="backslashreplace").decode()
 
     def blocked(self, cases: Sequence[Case], why: str) -> None:
         """The cases that are not through say so."""

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import os
 import re
 import shlex
 import shutil
@@ -43,7 +44,8 @@ STEPS = re.findall(r"```python\n(.*?)```", WALK, re.DOTALL)
 def types(command: str, folder: Path) -> str:
     """What it prints."""
     line = [sys.executable, "-m", "tutorloop", *shlex.split(command)]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True)
+    here = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, env=here)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -55,6 +57,8 @@ def test_from_an_empty_folder_ones_own_policy_runs_by_two_lines_and_three_comman
     assert block is not None
     first, second, third = (types(line.split(maxsplit=1)[1], tmp_path) for line in block[1].splitlines())
     assert "runs/scripted" in first and "runs/mine" in second and "accepted  correction" in third
+    (shown,) = re.findall(r"`tutorloop (try .*?) --watch`", WALK)
+    assert "accepted  20 lessons" in types(shown, tmp_path)
     report = tutorloop.read_run(tmp_path / "runs" / "mine")
     assert report.exam.after is not None and report.exam.after > 0.9
 

@@ -72,6 +72,16 @@ async def chatty(case, room):
     print("one of", case.id)
     print("to stderr", file=sys.stderr)
 
+def odd(case, room):
+    import io
+    print("half \\ud800 \\x1b[2J of a character")
+    try:
+        sys.stdout.write(b"bytes")
+    except TypeError:
+        sys.stdout.close()
+    sys.stdout = sys.stderr = io.StringIO()
+    print("lost")
+
 def goes_on(case, room):
     threading.Thread(target=noise, daemon=True).start()
     while True:
@@ -361,6 +371,14 @@ def test_what_is_printed_is_told_by_case_from_a_coroutine_and_from_a_thread(
         found = told(name, "-n", "4")
         assert [tried["printed"] for tried in found["tried"]] == [said.format(x["case"]) for x in found["tried"]]
         assert found["printed"] == "when read\n"
+
+
+def test_whatever_a_policy_does_to_the_streams_the_command_keeps_its_own(
+    attempt: Callable[..., Any], told: Callable[..., Any]
+) -> None:
+    assert told("odd", "-n", "2")["tried"][0]["printed"] == "half \\ud800 \x1b[2J of a character\n"
+    out = attempt("odd", "-n", "2").stdout
+    assert "\x1b" not in out and "printed   half \\ud800 \\u001b[2J of a character" in out
 
 
 def test_a_thread_that_goes_on_printing_stays_out_of_the_json(run: Path, course: Path) -> None:
