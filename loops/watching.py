@@ -83,15 +83,15 @@ def _place(thread: threading.Thread) -> str:
 
 def saves(file: Path) -> Iterator[None]:
     """Now, and each time that the file was saved since: written anew, or another put in its place."""
-    seen: tuple[int, ...] | None = None
-    first = True
+    seen = _stamp(file)
+    yield
     while True:
         found = _stamp(file)
-        if first or (found is not None and found != seen):
-            first, seen = False, found
-            yield
-        else:
-            time.sleep(EVERY)
+        time.sleep(EVERY / 4)  # an editor may be in the middle of it
+        if found is None or found == seen or found != _stamp(file):
+            continue
+        seen = found
+        yield
 
 
 def _stamp(file: Path) -> tuple[int, ...] | None:

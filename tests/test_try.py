@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from tutorloop.evals.records import user
 from tutorloop.loops.cli import app
 from tutorloop.loops.fork import fork
 from tutorloop.loops.launch import launch
+from tutorloop.loops.watching import saves
 from tutorloop.policies.records import Example
 from tutorloop.tests.policies_for_tests import small
 
@@ -537,6 +539,15 @@ def test_a_file_that_is_watched_is_tried_again_when_it_is_saved(
     time.sleep(0.3)  # it has printed, and waits
     watching.send_signal(signal.SIGINT)
     assert watching.wait(timeout=60) == 0
+
+
+def test_a_file_that_is_away_for_a_moment_is_waited_for(course: Path) -> None:
+    seen = saves(course)
+    next(seen)
+    course.unlink()
+    threading.Timer(0.3, course.write_text, ["a = 1\n"]).start()
+    next(seen)
+    assert course.exists()
 
 
 def test_two_saves_of_one_size_within_a_second_are_two(told: Callable[..., Any], course: Path) -> None:
