@@ -172,7 +172,8 @@ def test_where_one_guess_tells_there_is_one_hint_and_one_try(bench: Any) -> None
                 tries[what.id] += 1
                 return await room.aretry(case, context=context)
 
-        return await policy(replace(case, problem=replace(case.problem, kind="choice")), Choosing())
+        found: list[Lesson] = await policy(replace(case, problem=replace(case.problem, kind="choice")), Choosing())
+        return found
 
     for policy in (Socratic(), HintThenRetry(tries=5)):
         it = small.Bench(bench.recorded, bench.root.parent / type(policy).__name__, bench.told)
