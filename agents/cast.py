@@ -18,7 +18,7 @@ order (`lanes.py`).
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -34,6 +34,7 @@ from ..policies.records import Example, Marked
 from ..policies.rounds import Plan, Proof, RoundReport, Sheet
 from .doubts import doubts
 from .lanes import Lanes
+from .models import model_folder, without_system
 from .roles import Canary, Evidence, Job, PublishError, Readings, Reply, Request, Trained, largest_difference
 from .seats import Replica, Seat
 
@@ -72,6 +73,8 @@ class Cast:
     shelf: Shelf
     policy_seconds: float = 120.0
     """How long a policy may go without an answer or a result."""
+    _minded: set[str] = field(default_factory=set)
+    """Members of whose chat template it was asked what it does with a system turn."""
 
     def close(self) -> None:
         for seat in self.seats.values():
@@ -90,8 +93,22 @@ class Cast:
         """Answers of a member of the cast in `state`, in order."""
         batches = [list(requests[i : i + BATCH]) for i in range(0, len(requests), BATCH)]
         lanes = self.lanes(member, state)
+        if any(turn.role == "system" for request in requests for turn in request.messages):
+            self._mind_system(member)
         replies = lanes.run(lambda i: self._answer(member, state, "generate", state, batches[i]), range(len(batches)))
         return list(chain.from_iterable(replies))
+
+    def _mind_system(self, member: str) -> None:
+        """Say once that what a policy says in a system turn reaches nobody. Of models of the hub nothing is known."""
+        spec = self.seats[member].spec
+        folder = model_folder(spec.model) if spec.engine == "transformers" and member not in self._minded else None
+        self._minded.add(member)
+        if folder is not None and (does := without_system(folder)):
+            log.warning(
+                "warning: the chat template of the %s (%s) %s a system turn: what is said there is not read. Say it in "
+                "the first user turn.",
+                *(member, folder, does),
+            )
 
     def sit(self, pool: Sealed, serving: Mapping[str, State]) -> Sheet:
         """Let the student sit a sealed pool."""

@@ -174,6 +174,8 @@ def ignored(settings: Effective, *, gpus: float) -> Iterator[tuple[Kind, str, st
         training = settings.get(kind, {})
         for rule in RULES:
             if kind in rule.kinds and not rule.unless(training):
-                yield from ((kind, field, rule.why) for field in rule.fields if field in training)
+                for field in (x for x in rule.fields if x in training):
+                    yield kind, field, rule.why
         if not gpus:
-            yield from ((kind, field, "the learner has no GPU") for field in _NEEDS_GPU if field in training)
+            for field in (x for x in _NEEDS_GPU if x in training):
+                yield kind, field, "the learner has no GPU"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ..evals.arithmetic import shipped
-from ..evals.records import Problem
+from ..evals.records import Problem, Turn, user
 from ..policies.records import Json
 from .chat import special_tokens, stored, template_of, tokenizer_of, writer
 from .weights import model_weights, tensors
@@ -158,6 +158,21 @@ def fits(folder: Path, problems: Iterable[Problem], answer: int) -> str:
         f"is {window}: {tightest!r} leaves {room} tokens, to itself and to all of its shard. Shorten what is long, or "
         "take a model with a longer context; a larger `max_tokens` does not help."
     )
+
+
+def without_system(folder: Path) -> str:
+    """What the chat template does with a system turn instead of writing it: nothing, or `drops` or `refuses` it."""
+    said = "Words of a system turn."
+    try:
+        write = writer(template_of(folder), special_tokens(folder))
+        plain = write(user("1+1"))
+    except Exception:  # whatever a template may do
+        return ""
+    try:
+        whole = write((Turn(role="system", content=said), *user("1+1")))
+    except Exception:
+        return "refuses"
+    return "" if said in whole and whole != plain else "drops"
 
 
 def _written(folder: Path) -> Callable[[Problem], str]:

@@ -317,8 +317,9 @@ def _embeds(module: Any, name: str) -> bool:
 
 def _rules(settings: Mapping[str, float], asked: int, stops: list[int]) -> list[Rule]:
     """What may be said at all, whether tokens are drawn or not. `asked`: tokens of the prompt."""
-    from transformers.generation import logits_process as theirs
+    from transformers.generation import logits_process
 
+    theirs: Any = logits_process  # their types ask for tensors of narrower kinds than anybody has
     rules: list[Rule] = []
     if (penalty := settings.get("repetition_penalty", 1.0)) != 1.0:
         rules.append(theirs.RepetitionPenaltyLogitsProcessor(penalty))
@@ -331,8 +332,9 @@ def _rules(settings: Mapping[str, float], asked: int, stops: list[int]) -> list[
 
 def _filters(settings: Mapping[str, float]) -> list[Rule]:
     """Those of transformers' own filters of what is drawn from that `Dice` does not do by itself."""
-    from transformers.generation import logits_process as theirs
+    from transformers.generation import logits_process
 
+    theirs: Any = logits_process
     filters: list[Rule] = []
     if (mass := settings.get("typical_p", 1.0)) < 1.0:
         filters.append(theirs.TypicalLogitsWarper(mass))

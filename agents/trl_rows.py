@@ -87,7 +87,7 @@ class WeightedSFT(SFTTrainer):  # type: ignore[misc]
     """The sum over tokens of weight times loss, over the number of supervised tokens: with weights of 1, TRL's own."""
 
     def __init__(self, **kwargs: Any) -> None:
-        args = kwargs["args"]
+        args: Any = kwargs["args"]
         args.remove_unused_columns = False  # they hold the weights
         for name in ("label_smoothing_factor", "router_aux_loss_coef"):
             if getattr(args, name):
@@ -101,7 +101,7 @@ class WeightedSFT(SFTTrainer):  # type: ignore[misc]
         out = model(**inputs, use_cache=False, fused_lm_head=True)
         count = out.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
         told = out.log_probs * weights[:, 1:]
-        if self.args.loss_type == "dft":  # as TRL has it
+        if getattr(self.args, "loss_type", "") == "dft":  # as TRL has it
             told = told * out.log_probs.exp().detach()
         return -told.sum() / count
 

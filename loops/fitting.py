@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..agents.decoding import decoder, idle, scripted
 from ..agents.ignored import ignored
-from ..agents.models import can_be_asked, can_be_trained, fits, model_folder
+from ..agents.models import can_be_asked, can_be_trained, fits, model_folder, without_system
 from ..agents.roles import RoleSpec
 from ..agents.settings import DPO, LORA, ON_GPUS, SFT, check_settings
 from ..evals.arithmetic import profile
@@ -54,6 +54,8 @@ def check_answers(config: Experiment) -> None:
         try:
             if role.engine == "scripted":
                 scripted(name, role.options)
+            elif role.engine == "replay" and role.options:
+                raise ValueError("answers that are on record have none. Leave them out.")
             else:
                 decoder(role.options)
         except ValueError as e:
@@ -81,9 +83,9 @@ def without_effect(config: Experiment, method: Method) -> Mapping[tuple[str, str
             found[kind, name] = why
     if method.update is sft:
         found |= {("dpo", name): f"{method.name} has no DPO" for name in told.get("dpo", {})}
-    if config.student.engine == "scripted":
-        yours = config.update.model_dump()
-        found |= {(kind, name): "a scripted student is trained by no library" for kind in yours for name in yours[kind]}
+    if (engine := config.student.engine) != "transformers":
+        yours, why = config.update.model_dump(), f"a student of the engine {engine!r} is trained by no library"
+        found |= {(kind, name): why for kind in yours for name in yours[kind]}
     for who, role in (("student", config.student), ("teacher", config.teacher)):
         if role.engine == "transformers":
             numbers = decoder({"temperature": role.temperature, **role.options})
@@ -181,6 +183,10 @@ def check_models(config: Experiment, stages: Stages, specs: Mapping[str, RoleSpe
                 problems = (problem for pool in asked for problem, _ in data.splits[pool])
                 if line := fits(folder, problems, spec.max_tokens):
                     told.append(f"the {name}: {line}")
+                if _may_say_anything(config) and (does := without_system(folder)):
+                    told.append(
+                        f"the {name}: the chat template of {folder} {does} a system turn, should a policy use one"
+                    )
         except ValueError as e:
             raise ConfigError(f"the {name}: {e}") from None
     for line in told:  # at the end: a refusal is one line
@@ -194,6 +200,12 @@ def _can_be_trained(folder: Path, config: Experiment, stages: Stages) -> None:
         except ValueError as e:
             whose = "`update.lora`" if "target_modules" in config.update.lora else f"method {method.name!r}"
             raise ValueError(f"{whose}: {e}") from None
+
+
+def _may_say_anything(config: Experiment) -> bool:
+    """Whether somebody's own policy or method asks: those that ship use no system turn."""
+    names = (config.teacher.policy, config.triage, config.method)
+    return any(":" in name and not name.startswith("tutorloop.") for name in names)
 
 
 def _asks_the_teacher(method: Method) -> bool:

@@ -584,7 +584,7 @@ def test_a_plan_starts_and_writes_nothing_and_says_who_set_what(shell: Shell) ->
         "value": 0.0001,
         "origin": "yours",
         "otherwise": "0.001 (ours)",
-        "without_effect": "a scripted student is trained by no library",
+        "without_effect": "a student of the engine 'scripted' is trained by no library",
     }
     assert settings["lora", "lora_dropout"]["otherwise"] == "0.0"
     assert settings["dpo", "beta"]["origin"] == "ours"

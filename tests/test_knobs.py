@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,16 +17,18 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.sft_config import SFTConfig
 
 from tutorloop.agents import settings
+from tutorloop.agents.cast import Cast
 from tutorloop.agents.declared import Kind, declared, generation_fields
 from tutorloop.agents.decoding import HONOURED, decoder, refused
 from tutorloop.agents.doubts import doubts
 from tutorloop.agents.ignored import RULES, ignored
+from tutorloop.agents.models import without_system
 from tutorloop.agents.roles import Job, Request, RoleSpec
 from tutorloop.agents.settings import LOSSES, check_settings
 from tutorloop.agents.transformers_server import TransformersServer
 from tutorloop.agents.trl_learner import TrlLearner
 from tutorloop.agents.trl_rows import TokenRows
-from tutorloop.evals.records import State, user
+from tutorloop.evals.records import State, Turn, user
 from tutorloop.loops.config import ConfigError, resolve
 from tutorloop.loops.launch import prepare
 from tutorloop.loops.methods import stages_of
@@ -540,3 +543,57 @@ def test_a_stop_token_that_is_also_the_padding_is_learnt_all_the_same(
         last = int(seen.nonzero()[-1])
         assert int(row[last]) in chat.stops and bool(mask[last])
         assert not mask[last + 1 :].any()
+
+
+# ---- a system turn
+
+
+def system(word: str = "{{ m.content }}") -> str:
+    """A template that writes a system turn so."""
+    return (
+        "{% for m in messages %}{% if m.role == 'system' %}"
+        + word
+        + "{% elif m.role == 'assistant' %}<a>{{ m.content }}<e>"
+        "{% else %}<u>{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "does"),
+    [
+        (system(), ""),
+        (system(""), "drops"),
+        (system("You are kind."), "drops"),
+        (system("{{ raise_exception('no') }}"), "refuses"),
+    ],
+)
+def test_a_chat_template_that_does_not_write_a_system_turn_is_told_of_when_there_is_one(
+    template: str,
+    does: str,
+    make_model: Callable[..., Path],
+    spec: Callable[..., RoleSpec],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = make_model(tmp_path / "model", template=template)
+    assert without_system(folder) == does
+    seat: Any = SimpleNamespace(spec=spec("teacher", model=str(folder)), proven={"base"}, replicas=[])
+    cast = Cast(root=tmp_path, seats={"teacher": seat}, shelf=None)  # type: ignore[arg-type]
+    cast._answer = lambda *_: []  # type: ignore[method-assign]
+    state, kind = State(member="teacher", name="base", digest=""), Turn(role="system", content="Be kind.")
+    for request in (REQUESTS[0], *[Request(messages=(kind, *user("1+1")))] * 2):
+        cast.generate("teacher", state, [request])
+    told = [r.getMessage() for r in caplog.records if "a system turn" in r.getMessage()]
+    assert len(told) == bool(does) and all(f" {does} a system turn: what is said there is not read" in t for t in told)
+
+
+def test_a_policy_of_ones_own_is_told_beforehand_that_a_system_turn_would_be_dropped(
+    make_model: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model(tmp_path / "model", template=system(""))
+    (tmp_path / "own.py").write_text("def policy(case, room):\n    return None\n")
+    told = {"student": {"model": str(model)}, "course": {"practice": 60, "quiz": 60, "exam": 60}}
+    prepare(told, [])
+    assert "system turn" not in caplog.text
+    prepare(told, [f"teacher.policy={tmp_path / 'own.py'}:policy"])
+    assert "drops a system turn, should a policy use one" in caplog.text
