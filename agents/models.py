@@ -19,6 +19,7 @@ from ..evals.arithmetic import shipped
 from ..evals.records import Problem, Turn, user
 from ..policies.records import Json
 from .chat import special_tokens, stored, template_of, tokenizer_of, writer
+from .decoding import HONOURED
 from .weights import model_weights, tensors
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -158,6 +159,12 @@ def fits(folder: Path, problems: Iterable[Problem], answer: int) -> str:
         f"is {window}: {tightest!r} leaves {room} tokens, to itself and to all of its shard. Shorten what is long, or "
         "take a model with a longer context; a larger `max_tokens` does not help."
     )
+
+
+def sampling(folder: Path) -> Mapping[str, Json]:
+    """What the model's makers say of how to decode it, which is not used unless an experiment says so too."""
+    told = stored(folder / "generation_config.json")
+    return {name: told[name] for name in HONOURED if told.get(name) is not None}
 
 
 def without_system(folder: Path) -> str:

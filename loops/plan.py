@@ -8,54 +8,33 @@ Not covered: seconds, memory, and what a policy of one's own asks (it is counted
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from statistics import fmean
 from textwrap import wrap
-from typing import Any, Literal
+from typing import Any
 
-from ..agents.declared import Kind
-from ..agents.decoding import HONOURED, decoder
 from ..agents.roles import devices
-from ..agents.settings import DPO, LORA, SFT, fields_of
 from ..evals.records import Gold, Problem
 from ..evals.terminal import safe
 from ..policies.checking import Sound
 from ..policies.gold import GoldWork
-from ..policies.rounds import Rounds
 from ..policies.slots import Method
 from ..policies.teaching import CORRECT, DIAGNOSE, PRACTISE, CorrectAndPractise, diagnose
 from ..policies.triage import Balanced
-from .config import Experiment
 from .courses import read_course
-from .fitting import doubts, without_effect
+from .fitting import doubts
+from .knobs import Setting, settings_of, unsaid
 from .launch import Prepared, prepare, role_specs
-from .methods import stages_of
 from .words import columns
 
 SLOTS = ("select", "attempt", "verify", "triage", "teach", "check", "curate", "update")
-Origin = Literal["yours", "the method's", "ours", "the library's"]
 WRONG = 0.5
 """Share of the practice problems that a student gets wrong at first, where the course does not say."""
 LASTING = 0.5
 """Share of the errors that is taken to outlive a round."""
 WORK = 400
 """Characters of work, where the course has no solutions."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One effective setting, and who set it."""
-
-    group: str
-    """`sft`, `dpo` or `lora`; `schedule` for fields of `Rounds`; `student` and `teacher`: decoding."""
-    name: str
-    value: Any
-    origin: Origin
-    otherwise: str = ""
-    """What it would be without whoever set it, as written there."""
-    without_effect: str = ""
-    """Why nothing comes of it beside the other settings; empty: it counts, as far as is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +108,7 @@ def plan(experiment: Path | str, overrides: Sequence[str] = ()) -> ExperimentPla
         placement=config.placement,
         gpus=devices(role_specs(ready, Path()).values()),
         roles=list(_roles(ready)),
-        settings=[*_schedule(ready), *_settings(ready), *_decoding(ready)],
+        settings=list(settings_of(ready)),
         warnings=list(_warnings(ready, sizes)),
     )
 
@@ -236,81 +215,6 @@ def _picked(method: Method, wrong: float, kinds: Sequence[float]) -> float:
     return min(picked, triage.limit if triage.limit is not None else wrong)
 
 
-# ---- who set what
-
-
-def _schedule(ready: Prepared) -> Iterator[Setting]:
-    """Fields of the schedule that are not what `Rounds` says by itself."""
-    config = ready.experiment
-    own, _ = stages_of(Experiment(method=config.method), ready.folder)
-    plain = Rounds()
-    for method, theirs in zip(ready.stages, own, strict=True):
-        for field in fields(Rounds):
-            if field.name == "settings":
-                continue
-            value, was, ours = (getattr(r, field.name) for r in (method.rounds, theirs.rounds, plain))
-            yours = field.name in config.schedule or (
-                field.name == "times" and config.rounds is not None and method is ready.stages[-1]
-            )
-            yours = yours or (config.limit is not None and value != was)
-            if yours or value != ours:
-                origin: Origin = "yours" if yours else "the method's"
-                otherwise = f"{was!r} (the method's)" if yours else repr(ours)
-                yield Setting(group="schedule", name=field.name, value=value, origin=origin, otherwise=otherwise)
-
-
-def _settings(ready: Prepared) -> Iterator[Setting]:
-    """Every field that somebody set, and the library's default for each that nobody did."""
-    config, last = ready.experiment, ready.stages[-1]
-    yours, idle = config.update.model_dump(), without_effect(config, last)
-    merged = {kind: dict(last.rounds.settings.get(kind, {})) for kind in ("sft", "dpo", "lora")}
-    half = bool(config.learner.gpus) and config.student.dtype == "bfloat16"
-    fixed = {"seed": config.seed, "data_seed": config.seed, "use_cpu": not config.learner.gpus, "bf16": half}
-    ours: Mapping[Kind, Mapping[str, Any]] = {"sft": {**SFT, **fixed}, "dpo": {**DPO, **fixed}, "lora": LORA}
-    for kind, mine in ours.items():
-        library = fields_of(kind)
-        for name in [*merged[kind], *(n for n in mine if n not in merged[kind])]:
-            origin: Origin = "yours" if name in yours[kind] else "the method's" if name in merged[kind] else "ours"
-            value = merged[kind].get(name, mine.get(name))
-            otherwise = f"{mine[name]!r} (ours)" if name in merged[kind] and name in mine else library.get(name, "")
-            nothing = idle.get((kind, name), "")
-            yield Setting(
-                group=kind, name=name, value=value, origin=origin, otherwise=otherwise, without_effect=nothing
-            )
-        for name, default in library.items():
-            if name not in merged[kind] and name not in mine:
-                yield Setting(group=kind, name=name, value=default, origin="the library's")
-
-
-def _decoding(ready: Prepared) -> Iterator[Setting]:
-    """How a model's next token is chosen, for each role that is a model."""
-    config, specs = ready.experiment, role_specs(ready, Path())
-    idle = without_effect(config, ready.stages[-1])
-    for name, role in (("student", config.student), ("teacher", config.teacher)):
-        if role.engine != "transformers":
-            continue
-        keys = {"max_new_tokens": "max_tokens", "temperature": "temperature"}
-        spec = specs[name]
-        told = decoder({"max_new_tokens": spec.max_tokens, "temperature": spec.temperature, **role.options})
-        ours = {field: type(role).model_fields[key].default for field, key in keys.items()}
-        for field, bounds in HONOURED.items():
-            if field == "do_sample":  # `temperature` says it
-                continue
-            yours = field in role.options or (field in ours and told[field] != ours[field])
-            yours = yours or (field == "temperature" and "do_sample" in role.options)
-            origin: Origin = "yours" if yours else "ours" if field in ours else "the library's"
-            value: Any = told.get(field, bounds.nothing)
-            otherwise = (f"{ours[field]!r} (ours)" if field in ours else f"{bounds.nothing!r}") if yours else ""
-            yield Setting(
-                group=name,
-                name=field,
-                value=int(value) if bounds.whole else value,
-                origin=origin,
-                otherwise=otherwise,
-                without_effect=idle.get((name, field), ""),
-            )
-
-
 def _roles(ready: Prepared) -> Iterator[Mapping[str, Any]]:
     kept = ("engine", "model", "revision", "dtype", "max_tokens", "temperature")
     placed = ("threads", "gpus", "replicas", "deadline")
@@ -324,6 +228,7 @@ def _roles(ready: Prepared) -> Iterator[Mapping[str, Any]]:
 
 def _warnings(ready: Prepared, sizes: Mapping[str, int]) -> Iterator[str]:
     yield from doubts(ready.experiment, ready.stages)
+    yield from unsaid(ready)
     for method in ready.stages:
         if isinstance(method.check, Sound) and "unchecked" in method.check.kinds:
             yield f"{method.name} learns from unchecked lessons: nobody looks whether they are right"

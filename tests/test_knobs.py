@@ -1,7 +1,9 @@
 """Every knob of the libraries: it arrives under its own name or is refused; what does nothing is told."""
 
 import ast
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -597,3 +599,15 @@ def test_a_policy_of_ones_own_is_told_beforehand_that_a_system_turn_would_be_dro
     assert "system turn" not in caplog.text
     prepare(told, [f"teacher.policy={tmp_path / 'own.py'}:policy"])
     assert "drops a system turn, should a policy use one" in caplog.text
+
+
+def test_a_plan_tells_what_a_models_makers_would_decode_it_with(tiny: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny, tmp_path / "model")
+    path = model / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": True, "top_p": 0.8, "temperature": 0.7}))
+    told = {"student": {"model": str(model)}, "course": {"practice": 60, "quiz": 60, "exam": 60}}
+    (line,) = [w for w in plan_from(told, []).warnings if "generation_config" in w]
+    assert "says temperature 0.7, top_p 0.8, and none of it is used" in line
+    same = plan_from(told, ["student.options.top_p=0.8", "student.temperature=0.7"])
+    assert not [w for w in same.warnings if "generation_config" in w]
+    assert not [w for w in plan_of([]).warnings if "generation_config" in w]
