@@ -256,6 +256,10 @@ def _fork_of(run: Path, run_dir: Path | str | None) -> Path:
     folder = RunFolder(run)
     if folder.record["config"]["method"] == METHOD:
         return run
+    if folder.record["config"]["student"]["engine"] == "replay":
+        raise ConfigError(
+            f"{run} has a student of recorded answers, which nothing can be taught; take one that answers."
+        )
     root = Path(run_dir) if run_dir else run.with_name(f"{run.name}-taught")
     if not (root / "run.json").exists():
         last = max((report.number for report in folder.reports), default=0)

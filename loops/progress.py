@@ -9,10 +9,11 @@ Not covered: time left for the whole run; how many rounds there will be is known
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic_core import from_json
@@ -74,13 +75,19 @@ def outcome(root: Path, step: str) -> str:
     return f"{told}; {value['why']}" if value.get("why") and step != "0" else told
 
 
-def accuracy(right: int, n: int, truncated: int, unparsed: int, **_: object) -> str:
+def accuracy(
+    right: int, n: int, truncated: int, unparsed: int, scores: Mapping[str, float] = MappingProxyType({}), **_: object
+) -> str:
     """
     >>> accuracy(right=270, n=300, truncated=0, unparsed=3)
     '0.900 (0.861-0.929, n 300, unread 1.0%)'
+    >>> accuracy(right=4, n=10, truncated=0, unparsed=0, scores={"strict": 2, "flexible": 3})
+    '0.400 (0.168-0.687, n 10, unread 0.0%; strict 0.200, flexible 0.300)'
     """
     low, high = wilson(right, n)
-    return f"{right / max(1, n):.3f} ({low:.3f}-{high:.3f}, n {n}, unread {(truncated + unparsed) / max(1, n):.1%})"
+    unread = f"unread {(truncated + unparsed) / max(1, n):.1%}"
+    others = ", ".join(f"{name} {score / max(1, n):.3f}" for name, score in scores.items())
+    return f"{right / max(1, n):.3f} ({low:.3f}-{high:.3f}, n {n}, {unread}{others and f'; {others}'})"
 
 
 def spent(seconds: float) -> str:

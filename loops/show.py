@@ -251,7 +251,7 @@ def read_run(root: Path | str) -> RunView:
         method=str(run.record["config"]["method"]),
         parent=printed(fork["parent"]) if fork else "",
         shared=fork["round"] if fork else 0,
-        scores={n: _scored(sheets["exam"]) for n, sheets in run.finals.items() if sheets["exam"].scores},
+        scores={n: scored for n, sheets in run.finals.items() if (scored := _scored(sheets.get("exam")))},
     )
 
 
@@ -314,7 +314,9 @@ def _sat(sheet: Sheet) -> dict[str, float]:
     return {"accuracy": sheet.accuracy, "low": low, "high": high, **counts}
 
 
-def _scored(sheet: Sheet) -> dict[str, dict[str, float]]:
+def _scored(sheet: Sheet | None) -> dict[str, dict[str, float]]:
+    if sheet is None:
+        return {}
     told = {}
     for name, right in sheet.scores.items():
         low, high = wilson(round(right), sheet.n)

@@ -23,6 +23,7 @@ from tutorloop.evals.records import Attempt, Gold, Problem, content_digest, unfr
 from tutorloop.loops.config import ConfigError, CourseConfig, RoleConfig
 from tutorloop.loops.courses import Data, read_course
 from tutorloop.loops.launch import launch
+from tutorloop.loops.progress import outcome
 from tutorloop.loops.show import read_run
 from tutorloop.loops.words import run_lines
 
@@ -183,6 +184,8 @@ def test_strict_and_flexible_are_printed_side_by_side_under_the_exam(file: Path,
     ends = [int(m.problem.id[6:]) % 10 for m in exam.rows]
     assert exam.right == sum(e not in (7, 8) for e in ends)
     assert dict(exam.scores) == {"strict": sum(e < 5 for e in ends), "flexible": sum(e < 7 for e in ends)}
+    marked, last = (exam.scores[name] / 20 for name in SCORES)
+    assert f"unread 0.0%; strict {marked:.3f}, flexible {last:.3f})" in outcome(tmp_path / "run", "final/0")
     view = read_run(tmp_path / "run")
     assert view.scores[0]["strict"]["accuracy"] == exam.scores["strict"] / 20
     lines = list(run_lines(view))

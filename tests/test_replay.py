@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import tutorloop
 from tutorloop.agents.replay import PLACE, ReplayStudent, lay_down
 from tutorloop.agents.roles import Evidence, PublishError, Request, RoleSpec, Unproven
 from tutorloop.evals.answers import answers_of
@@ -22,6 +23,7 @@ from tutorloop.evals.files import DamagedFile
 from tutorloop.evals.jsonl import BadData, Row, problems_of, rows_of
 from tutorloop.evals.records import Problem, State, user
 from tutorloop.loops.config import ConfigError
+from tutorloop.loops.fork import fork
 from tutorloop.loops.launch import launch, prepare
 from tutorloop.loops.show import read_run
 from tutorloop.loops.slots import TooManyFailures
@@ -304,6 +306,23 @@ def test_a_run_is_answered_by_what_it_began_with(made: Made, tmp_path: Path) -> 
         launch(made(rounds=2, schedule={"rows": 20, "ask": 5}), tmp_path / "run")
     (tmp_path / "run" / PLACE).write_bytes(kept)
     assert len(launch(made(rounds=2, schedule={"rows": 20, "ask": 5}), tmp_path / "run").rounds) == 3
+
+
+def test_a_fork_takes_the_answers_with_it(made: Made, tmp_path: Path) -> None:
+    launch(made(schedule={"rows": 20, "ask": 5}), tmp_path / "run")
+    forked = fork(tmp_path / "run", tmp_path / "fork", 1, ["rounds=2"])
+    assert [r.number for r in forked.rounds] == [0, 1, 2] and (tmp_path / "fork" / PLACE).exists()
+    assert forked.rounds[2].candidate.digest == forked.rounds[0].candidate.digest
+
+
+def test_such_a_student_is_not_taught_by_hand(made: Made, tmp_path: Path) -> None:
+    launch(made(), tmp_path / "run")
+    with (
+        pytest.raises(ConfigError, match="has a student of recorded answers, which nothing can be taught"),
+        tutorloop.open(tmp_path / "run"),
+    ):
+        pass
+    assert not (tmp_path / "run-taught").exists()
 
 
 # ---- what ships
