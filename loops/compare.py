@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..evals.statistics import Interval, Word, mcnemar, paired_interval, paired_verdict, wilson
 from ..evals.terminal import safe
-from ..policies.rounds import Sheet
+from ..policies.rounds import RoundReport, Sheet
 from .config import changed
 from .documents import JournalError
 from .journal import Status
@@ -84,8 +84,11 @@ class Side:
     after_round: int
     """The sitting that is compared."""
     rounds: int
+    shared: int
+    """Rounds that a fork shares with its parent: what they cost was paid there, and is counted here too."""
     kept: int
     examples: int
+    """Rows trained on."""
     teacher_calls: int
     teacher_tokens: int
     """In and out, all rounds, rolled-back ones too."""
@@ -158,8 +161,9 @@ def _side(run: RunFolder, root: Path | str) -> Side:
         method=str(run.record["config"]["method"]),
         after_round=max(run.finals),
         rounds=len(rounds),
+        shared=run.record["fork"]["round"] if run.record.get("fork") else 0,
         kept=sum(report.kept for report in rounds),
-        examples=sum(len(report.tables.examples) for report in rounds if report.tables),
+        examples=sum(_rows(report) for report in rounds),
         teacher_calls=sum(report.cost.calls for report in rounds),
         teacher_tokens=sum(report.cost.tokens for report in rounds),
         optimizer_tokens={
@@ -168,6 +172,11 @@ def _side(run: RunFolder, root: Path | str) -> Side:
         },
         seconds=round(sum(run.seconds(report.number) for report in rounds), 3),
     )
+
+
+def _rows(report: RoundReport) -> int:
+    unchanged = report.proof is None or report.proof.status == "unchanged"  # then nobody learnt from them
+    return 0 if unchanged or report.tables is None else len(report.tables.examples)
 
 
 def _pool(first: Sheet, second: Sheet) -> PairedPool | None:
@@ -222,8 +231,8 @@ def _paired(a: Mapping[str, _Mark], b: Mapping[str, _Mark], common: Sequence[str
 
 
 def _differs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = dict(changed(first["config"], second["config"]))
-    more = {
+    found = changed(first["config"], second["config"])
+    more: dict[str, Any] = {
         "rounds": (first["rounds"], second["rounds"]),
         "budget.teacher_tokens": tuple(r["config"]["budget"]["teacher_tokens"] for r in (first, second)),
     }
@@ -231,7 +240,8 @@ def _differs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, t
         for name in sorted(first[group].keys() | second[group].keys()):
             values = (first[group].get(name), second[group].get(name))
             more[f"{group}: {name}"] = tuple(value and value[:cut] for value in values)
-    return found | {name: (a, b) for name, (a, b) in more.items() if a != b}
+    empty: tuple[Any, ...] = ({}, None)  # a group without keys, and no group
+    return {name: (a, b) for name, (a, b) in (found | more).items() if a != b and not (a in empty and b in empty)}
 
 
 def _sentence(exam: Paired) -> str:
@@ -256,7 +266,9 @@ def _sentence(exam: Paired) -> str:
 def comparison_lines(told: Comparison) -> Iterator[str]:
     for letter, side in (("A", told.first), ("B", told.second)):
         sat = "before any teaching" if not side.after_round else f"after round {side.after_round}"
-        yield f"{letter}  {safe(side.run)}  {side.status}; method {safe(side.method)}; exam sat {sat}"
+        rounds = "first round" if side.shared == 1 else f"first {side.shared} rounds"
+        fork = f"; a fork that shares its {rounds} with its parent" if side.shared else ""
+        yield f"{letter}  {safe(side.run)}  {side.status}; method {safe(side.method)}; exam sat {sat}{fork}"
     yield "both began with the same student" if told.same_start else "they began with DIFFERENT students"
     yield ""
     yield from _table(told.pools)

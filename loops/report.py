@@ -95,6 +95,7 @@ def report_page(root: Path | str) -> str:
     shown = _shelves(run, shelves(run)) if run.reports else []
     return _template().render(
         name=name,
+        parent=Path(view.parent).name,
         view=view,
         method=METHODS.get(view.method, (None,))[0],
         lead=list(_lead(view)),
@@ -140,6 +141,8 @@ def _lead(view: RunView) -> Iterator[str]:
         many = len(back) > 1
         said = f"round{'s' * many} {', '.join(back)} {'were' if many else 'was'} rolled back"
         lost = f"; {said}" if back else "; all were kept"
+        if still := [str(line.round) for line in done if line.proof == "unchanged"]:
+            lost += f"; round{'s' * (len(still) > 1)} {', '.join(still)} left the student as it was"
         calls, tokens = sum(r.teacher_calls for r in done), sum(r.teacher_tokens for r in done)
         yield (
             f"{len(done)} round{'s' if len(done) > 1 else ''}{lost}. The teacher was asked {calls:,} times, {tokens:,} "
@@ -152,9 +155,9 @@ def _told(sat: Mapping[str, float]) -> str:
 
 
 def _retained(kept: Skilled) -> str:
-    after = {name: change for name, change in kept.skills.items() if change.after is not None}
+    after = {name: change for name, change in kept.skills.items() if (change.after or 0.0) < (change.before or 0.0)}
     worst = min(after, key=lambda name: (after[name].after or 0.0) - (after[name].before or 0.0), default="")
-    told = f"; the worst, {worst}, ends at {after[worst].after:.2f} (n {after[worst].n})" if worst else ""
+    told = f"; the worst, {worst}, ends at {after[worst].after or 0:.2f} (n {after[worst].n})" if worst else ""
     return f"Skills that were mastered before went from {kept.before or 0:.3f} to {kept.after or 0:.3f}{told}."
 
 
@@ -174,6 +177,7 @@ class PoolRow:
 
     name: str
     skill: bool
+    """Whether it is a part of the pool above it."""
     before: Mapping[str, float] | None
     after: Mapping[str, float] | None
     picture: Markup
@@ -186,6 +190,7 @@ def _pools(view: RunView) -> Iterator[PoolRow]:
     for pool, was in before.items():
         now = after.get(pool)
         yield PoolRow(name=pool, skill=False, before=was, after=now, picture=dumbbell(was, now))
+        yield from _scored(view) if pool == "exam" else ()
         told: Skilled | None = {"probe": view.probe, "retention": view.retention}.get(pool)
         skills = list(told.skills.items()) if told and len(told.skills) > 1 else []
         for name, change in skills[:SKILLS]:
@@ -193,6 +198,14 @@ def _pools(view: RunView) -> Iterator[PoolRow]:
             yield PoolRow(name=name, skill=True, before=first, after=then, picture=dumbbell(first, then))
         if left := len(skills) - SKILLS if len(skills) > SKILLS else 0:
             yield PoolRow(name=pool, skill=True, before=None, after=None, picture=Markup(), left_out=left)
+
+
+def _scored(view: RunView) -> Iterator[PoolRow]:
+    """The exam by others' rules, below our own."""
+    last = max(view.scores, default=0)
+    for name, before in view.scores.get(0, {}).items():
+        after = view.scores[last][name] if last and view.exam.after is not None else None
+        yield PoolRow(name=name, skill=True, before=before, after=after, picture=dumbbell(before, after))
 
 
 def _share(change: Change, share: float | None) -> dict[str, float] | None:

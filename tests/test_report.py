@@ -12,7 +12,7 @@ import socketserver
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from tutorloop.evals.records import State
 from tutorloop.loops.cli import app
 from tutorloop.loops.config import ConfigError
 from tutorloop.loops.drawing import LABELS, Column, flow, spread
+from tutorloop.loops.fork import fork
 from tutorloop.loops.picking import shelves
-from tutorloop.loops.report import cut, lines, report_page, write_report
+from tutorloop.loops.report import _pools, cut, lines, report_page, write_report
 from tutorloop.loops.show import RunFolder
 from tutorloop.tests.policies_for_tests import small
 
@@ -205,6 +206,29 @@ def test_a_rolled_back_round_is_told_with_its_reason_its_cost_and_its_flow(
     assert f"It cost {back.teacher_tokens:,} teacher tokens all the same" in text
     assert f"0 fixed{back.regressed} regressed" in text and back.regressed > 10
     assert page.count(">rolled back</text>") == 1
+
+
+def test_a_round_that_changed_nothing_is_told_as_such(tmp_path: Path) -> None:
+    """Recorded answers learn nothing from the rows that are made for them."""
+    launch(Path(__file__).parent.parent / "examples" / "replay.yaml", tmp_path / "run")
+    page = report_page(tmp_path / "run")
+    assert "round 1 left the student as it was" in parsed(page).text
+    assert cells(page, "rounds")[1][-1] == "0"
+    assert cells(page, "cost")[0][4:8] == ["0", "0", "0", "0"] and cells(page, "cost")[1][5] == "0 rows"
+
+
+def test_a_fork_names_its_parent_and_no_folder_of_this_machine(finished: Path, tmp_path: Path) -> None:
+    fork(finished, tmp_path / "fork", 1, ["schedule.rows=60"])
+    page = report_page(tmp_path / "fork")
+    assert "A fork of run, whose rounds up to 1 it shares" in parsed(page).text
+    assert str(finished.parent) not in parsed(page).text.replace(small.student(finished.parent / "student"), "")
+
+
+def test_others_ways_to_read_the_exam_stand_below_ours(finished: Path) -> None:
+    strict = {n: {"accuracy": n / 4, "low": 0.0, "high": 0.9, "n": 60, "right": 15 * n} for n in (0, 2)}
+    rows = list(_pools(replace(read_run(finished), scores={n: {"strict": told} for n, told in strict.items()})))
+    assert [row.name for row in rows[:3]] == ["exam", "strict", "probe"]
+    assert (rows[1].before, rows[1].after) == (strict[0], strict[2])
 
 
 # ---- which problems are told
