@@ -251,7 +251,7 @@ def report(
 
     with _told():
         page = write_report(run, out)
-        _say(f"{page} ({page.stat().st_size / 1000:.0f} kB)")
+        typer.echo(f"{page} ({page.stat().st_size / 1000:.0f} kB)")
 
 
 @app.command()

@@ -6,7 +6,8 @@ It needs no script, and its policy lets none run. Whatever a student or a teache
 control characters written out, cut to a length with a note of what is left out. There is no clock and no path of this
 machine in it, so the same run gives the same page.
 
-The journal does not vouch for the page: it can be made again at any time, and taken away.
+The journal does not vouch for the page: it can be made again at any time, and taken away. While a run goes on, the page
+in its folder is as old as its last end.
 
 Not covered: a page of every problem (`tutorloop show RUN PROBLEM`); comparing runs (`compare.py`).
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from jinja2 import Environment, StrictUndefined, Template
@@ -34,10 +35,13 @@ from .picking import Shelf, shelves
 from .show import Change, RoundLine, RunFolder, RunView, Skilled, printed, read_run
 from .words import run_warnings, worth_showing
 
+T = TypeVar("T")
+
 NAME = "report.html"
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-COLUMNS = 9
-"""Sittings in the flow; of a longer run some are chosen, evenly."""
+COLUMNS, POINTS, BACK = 9, 120, 8
+"""Sittings in the flow and points of the curve: of a longer run some are chosen, evenly. Rolled-back rounds with a flow
+of their own."""
 ROUNDS = 60
 """Rows in the table of rounds."""
 CHAPTERS = 10
@@ -92,6 +96,7 @@ def report_page(root: Path | str) -> str:
     name = printed(run.root.resolve().name)
     config = dict(run.record["config"])
     kept = [report for report in run.reports if report.kept]
+    back = [line for line in view.rounds if not line.kept]
     shown = _shelves(run, shelves(run)) if run.reports else []
     return _template().render(
         name=name,
@@ -100,11 +105,13 @@ def report_page(root: Path | str) -> str:
         method=METHODS.get(view.method, (None,))[0],
         lead=list(_lead(view)),
         warnings=list(run_warnings(view)),
-        curve=curve(view.rounds, _exams(view)) if view.rounds else None,
-        flow=_flow(_chosen(kept)) if len(kept) > 1 else None,
-        thinned=len(kept) - len(_chosen(kept)),
+        curve=curve(_even(view.rounds, POINTS), _exams(view)) if view.rounds else None,
+        undrawn=max(0, len(view.rounds) - POINTS),
+        flow=_flow(_even(kept, COLUMNS)) if len(kept) > 1 else None,
+        thinned=max(0, len(kept) - COLUMNS),
         rounds=_ends(view.rounds, ROUNDS),
-        rolled_back=[(line, _small(run, line)) for line in view.rounds if not line.kept],
+        rolled_back=[(line, _small(run, line)) for line in back[:BACK]],
+        more_back=len(back[BACK:]),
         pools=list(_pools(view)),
         shelves=shown,
         trained={line.round: run.trained(line.round) for line in view.rounds},
@@ -218,15 +225,15 @@ def _share(change: Change, share: float | None) -> dict[str, float] | None:
 # ---- what became of each answer
 
 
-def _chosen(kept: Sequence[RoundReport]) -> Sequence[RoundReport]:
-    """The sittings of the flow, first and last among them.
+def _even(items: Sequence[T], most: int) -> Sequence[T]:
+    """So many of them at most, evenly, first and last among them.
 
-    >>> _chosen(list(range(30)))
+    >>> _even(list(range(30)), 9)
     [0, 4, 7, 11, 14, 18, 22, 25, 29]
     """
-    if len(kept) <= COLUMNS:
-        return kept
-    return [kept[round(i * (len(kept) - 1) / (COLUMNS - 1))] for i in range(COLUMNS)]
+    if len(items) <= most:
+        return items
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
 def _flow(reports: Sequence[RoundReport], width: float = WIDTH, height: float = 250) -> Markup:

@@ -288,6 +288,22 @@ def test_a_long_text_is_cut_with_a_note_of_what_is_left_out() -> None:
     assert len(shown) < 15 and "46 lines" in [line.text for line in shown if not line.number]
 
 
+def test_a_run_of_a_thousand_rounds_has_a_page_of_the_same_size(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, view = RunFolder(finished), read_run(finished)
+    before, *after = view.rounds
+    lines = [before, *(replace(after[i % 2], round=i + 1, kept=i % 9 > 0) for i in range(1000))]
+    reports = [run.reports[0], *(replace(run.reports[1 + i % 2], number=i + 1, kept=i % 9 > 0) for i in range(1000))]
+    monkeypatch.setattr("tutorloop.loops.report.read_run", lambda root: replace(view, rounds=lines))
+    monkeypatch.setattr(RunFolder, "reports", reports)
+    page = report_page(finished)
+    text = parsed(page).text
+    assert len(page) < 500_000
+    assert "881 rounds between those drawn are left out" in text and "941 rounds are left out here" in text
+    assert "and 104 more rounds" in text and f"{sum(r.teacher_tokens for r in lines):,}" in text
+
+
 # ---- hostile text
 
 MARK = "document.title='hit'"
