@@ -168,7 +168,11 @@ class Live:
         """
         before, earlier, was = self.work(id), self.report, self.state
         self.check(before, work.strip())
-        self._go(by_hand(id, work.strip()), len(earlier.rounds))
+        try:
+            self._go(by_hand(id, work.strip()), earlier.rounds[-1].number + 1)
+        except BaseException:  # else the next correction would go on with this one's round
+            _settled(self.book, earlier.rounds[-1].number)
+            raise
         last, twins = self.report.rounds[-1], self.gold[id].twins
         assert last.tables is not None and last.proof is not None, "of a round that was just taught"
         finals = {name: (earlier.after or {}).get(name) for name in ("probe", "retention")}

@@ -17,6 +17,7 @@ from tutorloop.agents.weights import adapter_digest
 from tutorloop.evals.arithmetic import solve
 from tutorloop.evals.rows import Rows
 from tutorloop.loops.cli import app
+from tutorloop.loops.journal import Tick
 from tutorloop.loops.live import Live
 from tutorloop.policies.records import Case, Example, Lesson
 from tutorloop.tests.policies_for_tests import small
@@ -155,6 +156,27 @@ def test_a_correction_of_work_that_was_right_is_refused(run: Path) -> None:
 def test_two_sessions_on_one_run_do_not_meet(run: Path) -> None:
     with tutorloop.open(run), pytest.raises(JournalError, match="in use by another process"), tutorloop.open(run):
         pass
+
+
+def test_a_correction_that_could_not_be_taught_is_not_in_the_way_of_the_next(run: Path) -> None:
+    class Breaks(Tick):
+        broken = False
+
+        def step(self, name: str, seconds: float, replayed: bool) -> None:
+            if name == "2/curate" and not self.broken:
+                self.broken = True
+                raise OSError(28, "No space left on device")
+
+    with tutorloop.open(run, tick=Breaks()) as live:
+        case = wrong(live)
+        with pytest.raises(OSError, match="No space left"):
+            live.teach(case.id, solve(case.question))
+        assert len(live.report.rounds) == 2 and not list(live.book.root.glob("steps/2/*"))
+        cases = (live.work(p.id) for p in live.course.practice.problems)
+        other = next(c for c in cases if not c.right and c.id != case.id and live.gold[c.id].misconceptions)
+        assert live.teach(other.id, solve(other.question)).after.right
+        (taught,) = small.value(live.book.root, "2/triage", Rows[Case])
+        assert taught.id == other.id
 
 
 # ---- kills
