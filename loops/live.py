@@ -51,8 +51,8 @@ BARE = ("schedule={}", "check=[]", 'triage=""', 'teacher.policy=""', "teacher.po
 """What an experiment may have put in place of its method's own."""
 
 
-GENTLY = 0.25
-"""Factor on the run's learning rate. At the whole of it, a round so small cost the skills that had been mastered."""
+GENTLY = 0.125
+"""Factor on the run's learning rate, in a single epoch: more of either costs mastered skills (docs/workbench.md)."""
 
 
 class Refused(ConfigError):
@@ -269,8 +269,8 @@ def _fork_of(run: Path, run_dir: Path | str | None) -> Path:
         last = max((report.number for report in folder.reports), default=0)
         given = prepare(run, begun=True).stages[-1].rounds.settings.get("sft", {})
         rate = float(str(given.get("learning_rate", SFT["learning_rate"]))) * GENTLY
-        rated = f"update.sft.learning_rate={rate}"
-        begin(root, run, last, [f"method={METHOD}", *BARE, f"rounds={last}", rated])
+        gently = [f"update.sft.learning_rate={rate}", "update.sft.num_train_epochs=1"]
+        begin(root, run, last, [f"method={METHOD}", *BARE, f"rounds={last}", *gently])
     elif run_record(root)["config"]["method"] != METHOD:
         raise ConfigError(f"{root} is a run, and none that was taught by hand. Choose another --run-dir.")
     return root
