@@ -9,7 +9,7 @@ committed by shard.
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
@@ -402,7 +402,11 @@ def in_view(messages: Messages, context: str) -> Messages:
 
 
 def _messages(prompt: str | Messages) -> Messages:
-    return user(prompt) if isinstance(prompt, str) else tuple(prompt)
+    if isinstance(prompt, str):
+        return user(prompt)
+    if not isinstance(prompt, Iterable):
+        raise TypeError(f"a prompt is a text or several turns, got {type(prompt).__name__}")
+    return tuple(prompt)
 
 
 def _problem(what: Problem | Case) -> Problem:

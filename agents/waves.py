@@ -11,6 +11,7 @@ behind until the process ends, as Python cannot end it; and an `async def` that 
 
 import asyncio
 import contextvars
+import difflib
 import inspect
 import threading
 import traceback
@@ -18,6 +19,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from sysconfig import get_path
 from typing import Any, Generic, TypeVar
 
 from ..evals.records import Failure
@@ -27,6 +30,8 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
+WITHIN = (f"{Path(__file__).parent}/", f"{get_path('stdlib')}/")
+"""A frame of these files is not where a policy went wrong: it is what the policy called, or what called it."""
 LATE = "this item was given up: it had not answered in time"
 
 
@@ -116,13 +121,33 @@ class Wave(Generic[A, R]):
             return Failure(item=name, where=self.where, error="CancelledError: it cancelled itself")
         if (error := task.exception()) is None:
             return task.result()
-        frames = traceback.extract_tb(error.__traceback__)
+        frames = list(traceback.extract_tb(error.__traceback__))
+        frames = [f for f in frames if not f.filename.startswith(WITHIN)] or frames
         place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
         try:
-            told = f"{type(error).__name__}: {error}{place}"
+            told = f"{type(error).__name__}: {error}{_meant(error)}{place}"
         except Exception:  # its `__str__` is a user's code too
             told = f"{type(error).__name__}{place}"
         return Failure(item=name, where=self.where, error=told.encode(errors="replace").decode())
+
+
+def _meant(error: BaseException) -> str:
+    """The name that was likely meant, which Python says in a traceback only.
+
+    >>> _meant(AttributeError(name="appent", obj=[]))
+    '. The nearest is `append`'
+    >>> _meant(NameError())
+    ''
+    """
+    known: Sequence[str] = ()
+    if isinstance(error, AttributeError) and error.name and error.obj is not None:
+        known = [name for name in dir(error.obj) if not name.startswith("_")]
+    elif isinstance(error, NameError) and error.name and (at := error.__traceback__):
+        while at.tb_next:
+            at = at.tb_next
+        known = [*at.tb_frame.f_locals, *at.tb_frame.f_globals]
+    near = difflib.get_close_matches(error.name, known, n=1) if known else []  # type: ignore[attr-defined]
+    return f". The nearest is `{near[0]}`" if near else ""
 
 
 async def call(policy: Callable[..., Any] | None, *args: object) -> Any:
