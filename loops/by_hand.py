@@ -1,5 +1,7 @@
 """`tutorloop teach`: a correction from a file or from $EDITOR, and what it did, for people."""
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +57,8 @@ def edited(case: Case) -> str:
     Raises:
         Refused: it was left as it was, or there is no editor.
     """
+    if not (os.environ.get("VISUAL") or os.environ.get("EDITOR") or sys.stdin.isatty()):
+        raise Refused("no terminal to edit in. Give the correction in a file: --work FILE")
     question = "\n# ".join(case.question.splitlines())
     try:
         text = click.edit(f"{case.work}\n{NOTE.format(id=case.id, question=question)}", extension=".txt")

@@ -153,6 +153,17 @@ def test_a_correction_of_work_that_was_right_is_refused(run: Path) -> None:
         assert len(live.report.rounds) == 2
 
 
+def test_who_names_a_problem_that_is_right_is_told_which_are_wrong(run: Path) -> None:
+    with tutorloop.open(run) as live:
+        right = next(c for c in (live.work(p.id) for p in live.course.practice.problems) if c.right)
+        with pytest.raises(Refused) as caught:
+            live.teach(right.id, right.work)
+        told, _, some = str(caught.value).partition(", e.g. ")
+        tables = live.report.rounds[-1].tables
+        assert tables is not None and "were wrong when last asked, in round 1" in told
+        assert set(some.split(", ")) <= {c.id for c in tables.answered if not c.right}
+
+
 def test_two_sessions_on_one_run_do_not_meet(run: Path) -> None:
     with tutorloop.open(run), pytest.raises(JournalError, match="in use by another process"), tutorloop.open(run):
         pass
