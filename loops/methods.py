@@ -129,14 +129,17 @@ def _method(name: str, folder: Path, sources: dict[str, str]) -> Stages:
 def _import(name: str, folder: Path, sources: dict[str, str], what: str) -> Any:
     module, _, attribute = name.rpartition(":")
     if not module or not attribute:
-        raise ConfigError(f"{what} is {name!r}; write it as module:name, e.g. my_course:first_error")
+        raise ConfigError(f"{what} is {name!r}; write it as module:name, e.g. {_example(name)}")
     file = next((f for f in _files(module, folder) if f.is_file()), None)
+    if file is None and module.endswith(".py"):
+        there = sorted({f.name for place in {folder, Path(module).parent} for f in place.glob("*.py")})
+        near = f" The nearest: {nearest(Path(module).name, there)}" if there else ""
+        raise ConfigError(f"{what} {name}: there is no file {module} in {folder}.{near}")
     try:
         loaded = _load(file) if file else importlib.import_module(module)
     except (Exception, SystemExit) as e:  # a user's module: anything may come
-        where = (
-            str(file) if file else f"module {module!r} (looked in {folder}, {Path.cwd()} and the installed packages)"
-        )
+        places = ", ".join(dict.fromkeys(map(str, (folder, Path.cwd()))))
+        where = str(file) if file else f"module {module!r} (looked in {places} and the installed packages)"
         raise ConfigError(f"{what} {name}: {where} does not import: {type(e).__name__}: {e}") from None
     if not hasattr(loaded, attribute):
         public = [n for n in vars(loaded) if not n.startswith("_")]
@@ -146,6 +149,14 @@ def _import(name: str, folder: Path, sources: dict[str, str], what: str) -> Any:
     if source and not (loaded.__name__ or "").startswith("tutorloop."):
         sources[name] = hashlib.sha256(source.read_bytes()).hexdigest()
     return getattr(loaded, attribute)
+
+
+def _example(name: str) -> str:
+    """
+    >>> _example("mine.py"), _example("first_error")
+    ('mine.py:first_error', 'my_course:first_error')
+    """
+    return f"{name}:first_error" if name.endswith(".py") else "my_course:first_error"
 
 
 def _files(module: str, folder: Path) -> list[Path]:

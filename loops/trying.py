@@ -129,10 +129,10 @@ class TriedRound:
         known = {id: i for i, id in enumerate(_ids(self.picked))}
         for id in ids:
             if id not in known:
-                near = difflib.get_close_matches(id, known, n=3, cutoff=0.0)
+                near = ", ".join(difflib.get_close_matches(id, known, n=3, cutoff=0.0))
                 raise ConfigError(
                     f"round {self.plan.number} of {self.run.root} has no case {id!r} among its {len(known)}. "
-                    f"The nearest: {', '.join(near)}"
+                    f"{_elsewhere(self.run, id) or f'The nearest: {near}'}"
                 )
         return [self.picked[known[id]] for id in dict.fromkeys(ids)]
 
@@ -330,6 +330,18 @@ def _round(run: RunFolder, number: int | None) -> tuple[int, Rows[Case], Sequenc
     if number in found:
         raise JournalError(f"round {number} of {run.root} has no cases: triage picked none. Take another --round.")
     raise JournalError(f"{run.root} has no round {number}; it has {min(found)} to {max(found)}.")
+
+
+def _elsewhere(run: RunFolder, id: str) -> str:
+    """Where a problem that is no case of one round is one; empty: nobody knows the problem, or it is a case nowhere."""
+    rounds, asked = list[int](), False
+    for n, answered in run.answered():
+        asked = asked or id in _ids(answered)
+        picked = run.step(f"{n}/triage", Rows[Case])
+        rounds += [n] if picked is not None and id in _ids(picked) else []
+    if rounds:
+        return f"It is one of round {' and '.join(map(str, rounds))}: --round {rounds[0]}"
+    return f"It was right, or triage left it out: tutorloop show {run.root} {id}" if asked else ""
 
 
 def _ids(cases: Sequence[Case]) -> Iterator[str]:

@@ -54,6 +54,15 @@ async def stubborn(case, room):
 def nonsense(case, room):
     return 42
 
+def mistyped(case, room):
+    return room.techer.ask("x")
+
+def unknown(case, room):
+    return froom
+
+def number(case, room):
+    return room.teacher.ask(7)
+
 def half(case, room):
     return Lesson(target=42)
 
@@ -325,6 +334,9 @@ def test_neither_torch_nor_ray_nor_a_trainer_is_loaded(run: Path, course: Path) 
         ("blocks", "the event loop stood still for 0.5 s at my_course.py:"),
         ("stubborn", "it was given up and goes on"),
         ("nonsense", "returned int: '42'; this slot returns a text, a Lesson, several, or None"),
+        ("mistyped", "no attribute 'techer'. The nearest is `teacher` (my_course.py:"),
+        ("unknown", "name 'froom' is not defined. The nearest is `room` (my_course.py:"),
+        ("number", "a prompt is a text or several turns, got int (my_course.py:"),
         ("half", "`Lesson.target`: Input should be a valid string, got 42"),
         ("exits", "SystemExit: bye"),
         ("asks_for_ever", "a prompt needs a turn of the user's"),
@@ -477,10 +489,18 @@ def test_what_is_not_there_is_named_with_what_is(
     refused(attempt("first_error", "--round", "7"), "has no round 7; it has 1 to 2")
     known = next(iter(small.table(run, "1/triage"))).id
     refused(attempt("first_error", "--case", known[:-1]), "has no case", known)
+    first, second = ({c.id for c in small.table(run, f"{n}/triage")} for n in (1, 2))
+    later = next(iter(second - first))
+    refused(attempt("first_error", "--case", later), "has no case", "It is one of round 2: --round 2")
+    left = next(c.id for c in small.table(run, "1/verify") if c.id not in first | second)
+    refused(attempt("first_error", "--case", left), "has no case", f"tutorloop show {run} {left}")
     refused(attempt("first_eror"), "there is no `first_eror`", "the nearest is `first_error`")
     course.write_text("def first_error(case, room) return 1")
     refused(attempt("first_error"), "does not import: SyntaxError")
-    refused(CliRunner().invoke(app, ["try", "my_curse.py:x", "--on", str(run)]), "my_curse")
+    refused(CliRunner().invoke(app, ["try", "my_curse.py:x", "--on", str(run)]), "no file my_curse.py")
+    refused(
+        CliRunner().invoke(app, ["try", "mine.py", "--on", str(run)]), "write it as module:name, e.g. mine.py:first"
+    )
     refused(CliRunner().invoke(app, ["try", "json:dumps", "--watch", "--on", str(run)]), "only a file can be watched")
 
 
