@@ -275,10 +275,13 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List the runs below a folder, those that are damaged or cannot be read with their fault."""
+    from .documents import JournalError
     from .show import listing
     from .words import listing_lines
 
     with _told():
+        if not folder.is_dir() and folder != Path("runs"):
+            raise JournalError(f"there is no folder {folder}")
         found = listing(folder)
     _print(found, listing_lines(found) if found else [f"no runs below {folder}"], as_json)
 

@@ -220,6 +220,8 @@ def resolve(told: Mapping[str, Any], overrides: Sequence[str] = (), path: Path |
         merged: dict[str, Any] = _copied(told)
     except RecursionError:
         raise ConfigError(f"{path or 'the experiment'} holds itself: an alias stands within its own anchor.") from None
+    if isinstance(overrides, str | Mapping):
+        raise ConfigError(f"overrides are a list of texts, e.g. ['rounds=3', 'seed=1'], got {overrides!r}")
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign:

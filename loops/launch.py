@@ -44,7 +44,7 @@ from .config import (
 from .courses import answers_source, file_sources, read_course
 from .documents import SCHEMA, Documents, Fork, JournalError, run_record
 from .fitting import check_answers, check_models, check_needs, check_training, doubts
-from .journal import Tick
+from .journal import Tick, read_status
 from .methods import stages_of
 from .quick import clear, toy_folder
 from .slots import TooManyFailures
@@ -289,6 +289,8 @@ def _way_out(root: Path, before: Mapping[str, Any], record: Mapping[str, Any]) -
         return "start a run of its own: --run-dir NEW"
     done = max((int(name.removesuffix("/gate")) for name in steps if name.endswith("/gate")), default=0)
     last = min(done, max(0, record["rounds"] - 1))  # a fork of the last round would have nothing to do
+    if done < before["rounds"] and read_status(root)[0] == "finished":  # it ended early: so would the fork
+        last = min(last, max(0, done - 1))
     command = ["tutorloop", "fork", str(root), "--from-round", str(last), "--run-dir", f"{root}-fork"]
     told = shlex.join([*command, *overriding(before["config"], record["config"])])
     return f"go on with it in a run that shares the rounds up to {last}: {told}"

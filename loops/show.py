@@ -219,6 +219,8 @@ class RunView:
     finals: Mapping[int, Mapping[str, Mapping[str, float]]]
     """Every sitting of exam, probe and retention: accuracy, low, high, n, right, truncated, unparsed."""
     method: str
+    policy: str = ""
+    """Teaches in the place of the method's own; empty: none."""
     scores: Mapping[int, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     """Every sitting of GSM8K's exam as lm-evaluation-harness would print it, by `strict` and `flexible`: accuracy, low,
     high, n, right."""
@@ -249,6 +251,7 @@ def read_run(root: Path | str) -> RunView:
         transitions=_transitions(before["exam"], after["exam"]) if "exam" in after and last else None,
         finals={n: {name: _sat(sheet) for name, sheet in sheets.items()} for n, sheets in run.finals.items()},
         method=str(run.record["config"]["method"]),
+        policy=str(run.record["config"]["teacher"]["policy"]),
         parent=printed(fork["parent"]) if fork else "",
         shared=fork["round"] if fork else 0,
         scores={n: scored for n, sheets in run.finals.items() if (scored := _scored(sheets.get("exam")))},
@@ -382,6 +385,8 @@ class RunLine:
     """Of a run, or `damaged`, or `unreadable` (nobody knows whether it is a run): see `fault`."""
     why: str = ""
     method: str = ""
+    policy: str = ""
+    """Teaches in the place of the method's own; empty: none."""
     rounds: int = 0
     quiz: float | None = None
     """Of the last round, kept or not."""
@@ -430,6 +435,7 @@ def _line(root: Path) -> RunLine:
             status=status,
             why=why,
             method=str(run.record["config"]["method"]),
+            policy=str(run.record["config"]["teacher"]["policy"]),
             rounds=last.number if last else 0,
             quiz=last.quiz.accuracy if last else None,
             exam=Change(before=exam.before, after=exam.after, n=exam.n),
@@ -448,14 +454,17 @@ def _faulty(root: Path, e: Exception) -> RunLine:
 
 
 def _nearest_run(root: Path) -> str:
-    parent, found = root.parent, list[str]()
+    """Those beside it; else those within it, or in `runs`, where a run is by default."""
 
     def is_run(path: Path) -> bool:
         with suppress(OSError):  # somebody else's
             return _is_run(path)
         return False
 
-    with suppress(OSError):
-        found += [p.name for p in parent.iterdir() if is_run(p)]
-    near = difflib.get_close_matches(root.name, found, n=3, cutoff=0.0)
-    return f" In {parent} there are: {', '.join(near)}" if near else ""
+    for folder in (root.parent, root, Path("runs")):
+        found = list[str]()
+        with suppress(OSError):
+            found += [p.name for p in folder.iterdir() if is_run(p)]
+        if near := difflib.get_close_matches(root.name, found, n=3, cutoff=0.0):
+            return f" In {folder} there are: {', '.join(near)}"
+    return ""

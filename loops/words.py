@@ -18,6 +18,8 @@ UNREADABLE = 0.02
 LINES = 12
 """Of one answer; the middle of a longer one is left out."""
 
+NONE_OF_ITS_OWN = "; it has none of its own, so no change has had any effect on its student"
+
 
 def columns(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
     """A table without lines, as wide as it must be; the columns in `right` are flush right.
@@ -43,9 +45,10 @@ def run_lines(view: RunView) -> Iterator[str]:
     """The rounds of a run, and its exam."""
     why = f": {safe(view.why)}" if view.why else ""
     yield f"{safe(view.run)}  {view.status}{why}"
-    yield f"method {safe(view.method)}"
+    yield f"method {safe(view.method)}{f', taught by {safe(view.policy)}' if view.policy else ''}"
     if view.parent:
-        yield f"fork of {safe(view.parent)}, whose rounds up to {view.shared} it shares"
+        own = "" if not view.rounds or view.rounds[-1].round > view.shared else NONE_OF_ITS_OWN
+        yield f"fork of {safe(view.parent)}, whose rounds up to {view.shared} it shares{own}"
     yield ""
     if not view.rounds:
         yield "no round is done yet"
@@ -315,9 +318,8 @@ def listing_lines(lines: Sequence[RunLine]) -> Iterator[str]:
         quiz = "" if line.quiz is None else f"{line.quiz:.3f}"
         exam = ["" if x is None else f"{x:.3f}" for x in (line.exam.before, line.exam.after)]
         n = str(line.exam.n) if line.exam.n else ""
-        rows.append(
-            [f"{'  ' * depth}{safe(line.run)}", line.status, safe(line.method), str(line.rounds), quiz, *exam, n]
-        )
+        method = ", ".join(safe(x) for x in (line.method, line.policy) if x)
+        rows.append([f"{'  ' * depth}{safe(line.run)}", line.status, method, str(line.rounds), quiz, *exam, n])
     yield from columns(rows, right=range(3, 8))
     for line in lines:
         if line.parent:

@@ -290,6 +290,7 @@ def test_a_bug_is_a_short_line_and_a_traceback_in_the_logs(shell: Shell) -> None
         (["run", "bad.yaml"], "bad.yaml is no YAML"),
         (["run", "small.yaml", "method=tailord"], "unknown method 'tailord'; the nearest is `tailored`"),
         (["run", "small.yaml", "teacher.policy=nowhere:f"], "nowhere.*does not import"),
+        (["run", "small.yaml", "teacher.policy=polices.py:plain"], "no file polices.py in .* nearest: policies.py"),
         (["run", "small.yaml", "teacher.policy=policies:plane"], "no `plane`.*nearest is `plain`"),
         (["run", "small.yaml", "update.sft.lerning_rate=1"], "lerning_rate.*nearest is `learning_rate`"),
         (["run", "small.yaml", "course.practice=0"], "at least 1 problem, got 0"),
@@ -297,6 +298,7 @@ def test_a_bug_is_a_short_line_and_a_traceback_in_the_logs(shell: Shell) -> None
         (["plan", "small.yaml", "roundz=3"], "nearest is `rounds`"),
         (["show", "runs/none"], "there is no run in runs/none"),
         (["show", "student"], "there is no run in student"),
+        (["runs", "runz"], "there is no folder runz"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_and_changes_nothing(shell: Shell, args: list[str], told: str) -> None:
@@ -325,6 +327,14 @@ def test_a_changed_experiment_is_refused_and_says_what_changed(copy: Shell, args
     assert told in done.err
     assert done.err.count("\n") == 1
     assert copy.tree() == before
+
+
+def test_who_leaves_the_folder_of_runs_out_is_told_which_there_are(finished: tuple[Shell, Done]) -> None:
+    for mistaken in ("small", "runs"):
+        done = finished[0]("show", mistaken)
+        assert (
+            done.code == 2 and f"there is no run in {mistaken}" in done.err and "In runs there are: small" in done.err
+        )
 
 
 def test_an_edited_policy_is_refused_by_name_with_the_way_out(shell: Shell) -> None:
@@ -657,6 +667,9 @@ def test_an_experiment_that_ships_is_called_by_name_and_a_file_of_that_name_is_t
         "def mine(case, room):\n    return None\n"
     )  # in `examples`, it has no `mine`
     ready = prepare("scripted", ["teacher.policy=my_course:mine"])
+    for wrong in ("rounds=2", {"rounds": 2}):
+        with pytest.raises(tutorloop.ConfigError, match="overrides are a list of texts"):
+            prepare("scripted", wrong)  # type: ignore[arg-type]
     assert ready.folder == tmp_path and ready.experiment.teacher.engine == "scripted"
     (tmp_path / "scripted").write_text("seed: 7")
     assert prepare("scripted").experiment.seed == 7

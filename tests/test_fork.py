@@ -229,6 +229,22 @@ def test_every_refusal_of_a_changed_run_prints_the_command_that_forks_it(
     assert config["method"] == "gold" and config["update"]["sft"] == {"learning_rate": 0.002}
 
 
+def test_a_run_that_ended_early_is_forked_before_its_last_round(tmp_path: Path) -> None:
+    told = small.experiment(tmp_path, rounds=9)
+    rounds = launch(told, tmp_path / "run").rounds
+    last = rounds[-1].number
+    assert 1 < last < 9, "it ended early"
+    with pytest.raises(ConfigError, match=f"--from-round {last - 1} "):
+        launch(told, tmp_path / "run", ["method=gold"])
+
+
+def test_a_fork_without_a_round_of_its_own_says_that_its_change_had_no_effect(parent: Path, tmp_path: Path) -> None:
+    fork(parent, tmp_path / "a", 4, ["method=gold"])
+    fork(parent, tmp_path / "b", 3, ["method=gold"])
+    a, b = ("\n".join(run_lines(read_run(tmp_path / name))) for name in "ab")
+    assert "it has none of its own, so no change has had any effect" in a and "none of its own" not in b
+
+
 @pytest.mark.parametrize("override", ["course.exam=50", "student.max_tokens=50", "student.engine=transformers"])
 def test_what_the_shared_rounds_stand_on_cannot_change(parent: Path, tmp_path: Path, override: str) -> None:
     key = override.partition("=")[0]
@@ -309,6 +325,17 @@ def test_runs_shows_the_tree(parent: Path, tmp_path: Path) -> None:
     fork(tmp_path / "z", tmp_path / "m", 3, [NO_MATTER])
     assert len(list(listing_lines(listing(tmp_path)))) == 1 + 3 + 3
     assert any("whose rounds up to 3 it shares" in line for line in run_lines(read_run(tmp_path / "z")))
+
+
+def test_a_run_with_a_policy_of_ones_own_is_told_from_the_method_alone(parent: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def silent(case, room):\n    return None\n")
+    policy = f"{tmp_path}/mine.py:silent"
+    fork(parent, tmp_path / "a", 3, [f"teacher.policy={policy}"])
+    assert f"method tailored, taught by {policy}" in run_lines(read_run(tmp_path / "a"))
+    assert "method tailored" in run_lines(read_run(parent))
+    (line,) = listing(tmp_path / "a")
+    assert (line.method, line.policy) == ("tailored", policy)
+    assert f"tailored, {policy}" in list(listing_lines([line]))[1]
 
 
 def test_the_folder_of_a_run_is_an_experiment(parent: Path, tmp_path: Path) -> None:
