@@ -145,7 +145,9 @@ class Live:
             Refused: that work is right already, or the correction is not: in which step, where that can be known.
         """
         if case.right:
-            raise Refused(f"the student's work on {case.id} is right now: there is nothing to correct.{self._wrong()}")
+            raise Refused(
+                f"the student's work on {case.id} is right now: there is nothing to correct.{self._wrong(case.id)}"
+            )
         found = check_steps(case.problem, work)
         if found is not None and not found.sound:
             lines = [line for line in work.splitlines() if line.strip()]
@@ -157,14 +159,17 @@ class Live:
         if label != "right":
             raise Refused(f"the correction of {case.id} is not right: its answer is {label}. Nothing was taught.")
 
-    def _wrong(self) -> str:
-        """Some that were wrong when last asked: the round that asked them may have cured a few since."""
+    def _wrong(self, id: str) -> str:
+        """What else could be taught: what was wrong in the run's last round. Its training may have cured some since."""
         assert self.book.fork is not None
-        for report in reversed(self.report.rounds[: self.book.fork.round + 1]):  # a later one asks a single problem
-            if report.tables is not None and (ids := [c.id for c in report.tables.answered if not c.right]):
-                some = ", ".join(ids[:: max(1, len(ids) // 5)][:5])
-                return f" Of the {len(ids)} that were wrong when last asked, in round {report.number}, e.g. {some}"
-        return ""
+        report = self.report.rounds[self.book.fork.round]  # a later one asks a single problem
+        if report.tables is None:
+            return ""
+        answered = report.tables.answered
+        ids = [c.id for c in answered if not c.right and c.id != id]
+        some = ", ".join(ids[:: max(1, len(ids) // 5)][:5])
+        others = f"{len(ids)} others were wrong, e.g. {some}" if ids else "no other one was wrong"
+        return f" In round {report.number}, before its training, {others}."
 
     def teach(self, id: str, work: str) -> Taught:
         """Teach a correction: the state is trained, proven, and examined beside the one before.

@@ -158,10 +158,10 @@ def test_who_names_a_problem_that_is_right_is_told_which_are_wrong(run: Path) ->
         right = next(c for c in (live.work(p.id) for p in live.course.practice.problems) if c.right)
         with pytest.raises(Refused) as caught:
             live.teach(right.id, right.work)
-        told, _, some = str(caught.value).partition(", e.g. ")
-        tables = live.report.rounds[-1].tables
-        assert tables is not None and "were wrong when last asked, in round 1" in told
-        assert set(some.split(", ")) <= {c.id for c in tables.answered if not c.right}
+        told, _, some = str(caught.value).removesuffix(".").partition(" others were wrong, e.g. ")
+        tables = live.report.rounds[1].tables
+        assert tables is not None and "nothing to correct. In round 1, before its training, " in told
+        assert set(some.split(", ")) <= {c.id for c in tables.answered if not c.right} - {right.id}
 
 
 def test_two_sessions_on_one_run_do_not_meet(run: Path) -> None:
@@ -264,6 +264,9 @@ def test_the_command_opens_an_editor_with_the_work_in_it(
         other = wrong(live)
     done = CliRunner().invoke(app, ["teach", str(run), other.id])
     assert done.exit_code == 2 and "was left as it was. Nothing was taught." in done.output
+    monkeypatch.delenv("EDITOR")  # the default is one that waits for keys, which nobody presses here
+    done = CliRunner().invoke(app, ["teach", str(run), other.id])
+    assert done.exit_code == 2 and "no terminal to edit in" in done.output and "--work FILE" in done.output
 
 
 # ---- on weights
