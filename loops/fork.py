@@ -152,11 +152,15 @@ def _files(run: RunFolder, steps: Sequence[str]) -> Iterator[str]:
 
 
 def _sat(run: RunFolder, state: State) -> Iterator[str]:
-    """What the student that serves has sat in that run, at its end: it need not sit it again."""
-    for folder in sorted((run.root / "rows/sheets").glob(f"*/{state.name}")):
-        for _ in checked_parts(run.root, folder.relative_to(run.root).as_posix(), run.record["run"]):
-            pass
-        yield from (path.relative_to(run.root).as_posix() for path in sorted(folder.iterdir()))
+    """What the student that serves has sat in that run, at its end: it need not sit it again.
+
+    Only what was sat whole: a list that is not may yet grow, in place, and would grow in both runs.
+    """
+    for pool in run.course.final if run.course else ():
+        folder = run.root / "rows/sheets" / pool.name / state.name
+        parts = checked_parts(run.root, folder.relative_to(run.root).as_posix(), run.record["run"])
+        if sum(1 for _ in parts) == pool.shards:
+            yield from (path.relative_to(run.root).as_posix() for path in sorted(folder.iterdir()))
 
 
 def _link(source: Path, target: Path) -> None:

@@ -21,6 +21,7 @@ from tutorloop.agents.roles import RoleSpec
 from tutorloop.evals.files import DamagedFile
 from tutorloop.loops.cli import app
 from tutorloop.loops.documents import run_record
+from tutorloop.loops.journal import Tick
 from tutorloop.loops.show import listing
 from tutorloop.loops.words import listing_lines, run_lines
 from tutorloop.tests.policies_for_tests import small
@@ -196,6 +197,23 @@ def test_where_files_cannot_be_linked_they_are_copied(
     monkeypatch.setattr(os, "link", refused)
     assert fork(parent, tmp_path / "fork", 3, [NO_MATTER]).status == "finished"
     assert not (tmp_path / "fork/steps/0.json").samefile(parent / "steps/0.json")
+
+
+def test_a_parent_that_stopped_in_the_middle_of_an_exam_and_its_fork_go_on_each_for_itself(tmp_path: Path) -> None:
+    told = small.experiment(tmp_path, rounds=1, course__exam=150)
+
+    class Until(Tick):
+        def __call__(self, name: str, done: int, total: int) -> None:
+            if name.startswith("sheets/exam/") and "base" not in name and done == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(told, tmp_path / "run", tick=Until())
+    before = small.tree(tmp_path / "run")
+    assert fork(tmp_path / "run", tmp_path / "fork", 1, [NO_MATTER]).status == "finished"
+    assert small.tree(tmp_path / "run") == before
+    assert launch(told, tmp_path / "run").status == "finished"
+    assert after(tmp_path / "run", 1) == after(tmp_path / "fork", 1)
 
 
 def test_five_rounds_that_go_on_to_eight_are_eight_rounds(told: Told, tmp_path: Path) -> None:
