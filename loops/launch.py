@@ -143,10 +143,11 @@ def launch(
         TooManyFailures: stopped, as more items failed than `failures` allows; a larger share goes on.
     """
     root, toy = place(experiment, overrides, run_dir)
-    if toy:
-        clear(root)
-    before = _before(root)
+    before = None if toy else _before(root)
     ready = prepare(experiment, overrides, begun=bool(before))
+    if toy:  # an experiment that is wrong leaves the earlier one as it is
+        clear(root)
+        before = _before(root)
     record = record_of(ready, before)
     specs = role_specs(ready, root.resolve())
     company = Company(specs=list(specs.values()), placement=ready.experiment.placement, factory=factory)
@@ -176,10 +177,17 @@ def place(
         ConfigError: the experiment is wrong.
     """
     root, (config, _) = Path(run_dir), configured(experiment, overrides)
-    itself = not isinstance(experiment, Mapping) and Path(experiment) == root  # the folder of a run
-    if itself and run_record(root)["config"].get("limit") == config.limit:
-        return root, False
+    if not isinstance(experiment, Mapping) and _same_run(Path(experiment), root):
+        if run_record(root)["config"].get("limit") == config.limit:
+            return root, False
+        if toy_folder(config, root) == root:
+            raise ConfigError(f"{root} is itself at toy scale; for another `limit`, start from the experiment's file.")
     return toy_folder(config, root), config.limit is not None
+
+
+def _same_run(experiment: Path, root: Path) -> bool:
+    """Whether an experiment is the folder of the very run that is to go on."""
+    return (experiment / "run.json").exists() and experiment.resolve() == root.resolve()
 
 
 def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: Company, *, begun: bool) -> Report:

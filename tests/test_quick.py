@@ -98,6 +98,20 @@ def test_a_real_run_can_be_tried_at_toy_scale_by_its_folder(desk: Path) -> None:
     assert told("run", "runs/own-quick", "-q").exit_code == 0, "by its own folder it goes on"
 
 
+def test_a_run_at_toy_scale_outlives_a_command_that_cannot_run(desk: Path) -> None:
+    assert told("run", "own.yaml", "--quick", "-q").exit_code == 0
+    before = bytes_of(desk / "runs" / "own-quick")
+    assert told("run", "own.yaml", "method=nosuch", "--quick", "-q").exit_code == 2
+    for folder in ("runs/own-quick", str(desk / "runs/own-quick")):
+        done = told("run", folder, "limit=4", "--run-dir", "runs/own-quick", "-q")
+        assert done.exit_code == 2 and "is itself at toy scale" in done.output
+    assert told("run", str(desk / "runs/own-quick"), "--run-dir", "runs/own-quick", "-q").exit_code == 0, "it goes on"
+    assert read_run("runs/own-quick").exam.n == 8
+    for name in ("own.yaml", "scripted"):
+        assert told("run", name, "rounds=0", "course.exam=9", "--run-dir", name.partition(".")[0], "-q").exit_code == 0
+    assert before == bytes_of(desk / "runs" / "own-quick")
+
+
 def test_no_run_is_removed_but_one_at_toy_scale_that_nobody_runs_in(desk: Path) -> None:
     assert told("run", "own.yaml", "rounds=0", "--run-dir", "real-quick", "-q").exit_code == 0
     before = bytes_of(desk / "real-quick")
