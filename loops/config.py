@@ -256,14 +256,18 @@ def _whole(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def overriding(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The overrides that make one dumped config the other, as far as they are fixed.
+    """The overrides that make one dumped config the other, but for where and how fast.
 
     >>> overriding({"seed": 0, "update": {"sft": {"beta": 1}}}, {"seed": 1, "update": {"sft": {}}})
     ['seed=1', 'update.sft={}']
     >>> overriding({"method": "tailored"}, {"method": "gold"})
     ['method=gold']
+    >>> overriding({"seed": 0, "rounds": 2}, {"seed": 0, "rounds": 3})
+    ['rounds=3']
     """
-    return sorted({_override(key.split("."), _whole(after)) for key in changed(before, after)})
+    was, now = (dict(_flat(_whole(config))) for config in (before, after))
+    grown = [key for key in GROWS if was.get(key) != now.get(key)]
+    return sorted({_override(key.split("."), _whole(after)) for key in (*changed(before, after), *grown)})
 
 
 def _override(path: Sequence[str], config: Any) -> str:

@@ -263,6 +263,14 @@ def test_a_fork_without_a_round_of_its_own_says_that_its_change_had_no_effect(pa
     assert "it has none of its own, so no change has had any effect" in a and "none of its own" not in b
 
 
+def test_the_way_out_has_the_rounds_that_were_asked_for_too(parent: Path, told: Told, tmp_path: Path) -> None:
+    mine = shutil.copytree(parent, tmp_path / "mine")
+    with pytest.raises(ConfigError) as caught:
+        launch(told, mine, ["method=gold", "rounds=6", "budget.teacher_tokens=90000"])
+    change = "budget.teacher_tokens=90000 method=gold rounds=6"
+    assert str(caught.value).endswith(f"tutorloop fork {mine} --from-round 4 --run-dir {mine}-fork {change}")
+
+
 @pytest.mark.parametrize("override", ["course.exam=50", "student.max_tokens=50", "student.engine=transformers"])
 def test_what_the_shared_rounds_stand_on_cannot_change(parent: Path, tmp_path: Path, override: str) -> None:
     key = override.partition("=")[0]
