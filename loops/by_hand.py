@@ -15,7 +15,7 @@ from .live import open as opened
 
 NOTE = (
     "# {id}: {question}\n# Above is the work as the student writes it now. Correct it, and save to teach it.\n"
-    "# Lines that begin with # are not part of it. Leave all as it is, and nothing is taught.\n"
+    "# These lines are not part of it. Leave all as it is, and nothing is taught.\n"
 )
 
 
@@ -59,14 +59,15 @@ def edited(case: Case) -> str:
     """
     if not (os.environ.get("VISUAL") or os.environ.get("EDITOR") or sys.stdin.isatty()):
         raise Refused("no terminal to edit in. Give the correction in a file: --work FILE")
-    question = "\n# ".join(case.question.splitlines())
+    note = NOTE.format(id=case.id, question="\n# ".join(case.question.splitlines()))
     try:
-        text = click.edit(f"{case.work}\n{NOTE.format(id=case.id, question=question)}", extension=".txt")
+        text = click.edit(f"{case.work}\n{note}", extension=".txt")
     except click.ClickException as e:
         raise Refused(
             f"the editor failed: {e.message}. Set EDITOR, or give the correction in a file: --work FILE"
         ) from None
-    told = "\n".join(line for line in (text or "").splitlines() if not line.startswith("#")).strip()
+    ours = {line.rstrip() for line in note.splitlines()}  # work may have lines with a # of its own: #### 72
+    told = "\n".join(line for line in (text or "").splitlines() if line.rstrip() not in ours).strip()
     if not told or told == case.work.strip():
         raise Refused(f"the work on {case.id} was left as it was. Nothing was taught.")
     return told

@@ -14,6 +14,7 @@ process).
 """
 
 import difflib
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -44,7 +45,10 @@ from .fork import begin
 from .journal import Tick
 from .launch import Prepared, prepare, record_of, role_specs
 from .show import RunFolder
+from .slots import TooManyFailures
 from .tutoring import run as cycle
+
+log = logging.getLogger(__name__)
 
 METHOD = "tutorloop.policies.by_hand:METHOD"
 BARE = ("schedule={}", "check=[]", 'triage=""', 'teacher.policy=""', "teacher.policy_options={}", "budget={}")
@@ -178,14 +182,16 @@ class Live:
             work: The whole work on the problem, as the student should have written it.
 
         Raises:
-            Refused: see `check`. Nothing was changed.
+            Refused: see `check`; or the round failed. Nothing was changed.
         """
         before, earlier, was = self.work(id), self.report, self.state
         self.check(before, work.strip())
         try:
             self._go(by_hand(id, work.strip()), earlier.rounds[-1].number + 1)
-        except BaseException:  # else the next correction would go on with this one's round
+        except BaseException as e:  # else the next correction would go on with this one's round
             _settled(self.book, earlier.rounds[-1].number)
+            if isinstance(e, TooManyFailures):
+                raise Refused(f"the correction of {id} could not be taught: {e}. Nothing was taught.") from e
             raise
         last, twins = self.report.rounds[-1], self.gold[id].twins
         assert last.tables is not None and last.proof is not None, "of a round that was just taught"
@@ -256,7 +262,7 @@ def open(
     with ExitStack() as stack:
         stack.callback(book.release)
         stack.enter_context(closing(company))
-        book.fork = adapter(Fork).validate_python(record["fork"])
+        book.fork, book.failures = adapter(Fork).validate_python(record["fork"]), ready.experiment.failures
         gates = (name for name in book.documents.steps() if name.endswith("/gate"))
         done = max((int(name.partition("/")[0]) for name in gates), default=0)
         _settled(book, done)  # a correction that was under way when a session was killed
@@ -281,13 +287,35 @@ def _fork_of(run: Path, run_dir: Path | str | None) -> Path:
     root = Path(run_dir) if run_dir else run.with_name(f"{run.name}-taught")
     if not (root / "run.json").exists():
         last = max((report.number for report in folder.reports), default=0)
-        given = prepare(run, begun=True).stages[-1].rounds.settings.get("sft", {})
+        given = prepare(run, BARE, begun=True).stages[-1].rounds.settings.get("sft", {})
         rate = float(str(given.get("learning_rate", SFT["learning_rate"]))) * GENTLY
         gently = [f"update.sft.learning_rate={rate}", "update.sft.num_train_epochs=1"]
         begin(root, run, last, [f"method={METHOD}", *BARE, f"rounds={last}", *gently])
-    elif run_record(root)["config"]["method"] != METHOD:
-        raise ConfigError(f"{root} is a run, and none that was taught by hand. Choose another --run-dir.")
+    else:
+        _taught_on(root, folder)
     return root
+
+
+def _taught_on(root: Path, run: RunFolder) -> None:
+    """
+    Raises:
+        ConfigError: what lies there was not taught on top of this run.
+    """
+    record = run_record(root)
+    if record["config"]["method"] != METHOD or record["fork"] is None:
+        raise ConfigError(f"{root} is a run, and none that was taught by hand. Choose another --run-dir.")
+    parent, since = Path(record["fork"]["parent"]), max((report.number for report in run.reports), default=0)
+    moved = not parent.exists()
+    if record["run"] != run.record["run"] or not (moved or parent == run.root.resolve()):
+        raise ConfigError(
+            f"{root} was taught on top of {parent}, as it was, and not of {run.root}. Choose another --run-dir."
+        )
+    if since > (shared := record["fork"]["round"]):
+        log.warning(
+            "%s has gone on to round %d, and what is taught in %s stands on its round %d. To teach what it is now: "
+            "--run-dir NEW",
+            *(run.root, since, root, shared),
+        )
 
 
 def _settled(book: Book, number: int) -> None:

@@ -12,10 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 import tutorloop
-from tutorloop import JournalError, Refused, launch
+from tutorloop import ConfigError, JournalError, Refused, launch
 from tutorloop.agents.weights import adapter_digest
 from tutorloop.evals.arithmetic import solve
+from tutorloop.evals.records import Attempt, Problem, user
 from tutorloop.evals.rows import Rows
+from tutorloop.loops.by_hand import edited
 from tutorloop.loops.cli import app
 from tutorloop.loops.journal import Tick
 from tutorloop.loops.live import Live
@@ -190,6 +192,46 @@ def test_a_correction_that_could_not_be_taught_is_not_in_the_way_of_the_next(run
         assert taught.id == other.id
 
 
+def test_a_correction_whose_round_fails_is_refused_with_what_failed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tutorloop.open(run) as live:
+        case, start = wrong(live), live.state
+
+        def fails(self: Any, case: Case, room: Any) -> Any:
+            raise ValueError("no new problems")
+
+        monkeypatch.setattr("tutorloop.policies.by_hand.Correction.__call__", fails)
+        with pytest.raises(Refused, match=r"could not be taught: .*no new problems.* Nothing was taught"):
+            live.teach(case.id, solve(case.question))
+        assert live.state == start
+
+
+def test_what_was_taught_on_top_of_another_run_is_not_gone_on_with(
+    run: Path, told: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tutorloop.open(run):
+        pass
+    shutil.copytree(run, tmp_path / "other")
+    other = tutorloop.open(tmp_path / "other", tmp_path / "run-taught")
+    with pytest.raises(ConfigError, match=r"was taught on top of .*run, as it was, and not of .*other"), other:
+        pass
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with tutorloop.open(tmp_path / "moved", tmp_path / "run-taught"):
+        assert not caplog.records
+    launch(told, tmp_path / "moved", ["rounds=2"])
+    with tutorloop.open(tmp_path / "moved", tmp_path / "run-taught"):
+        assert "has gone on to round 2, and what is taught in" in caplog.text
+
+
+def test_a_policy_that_is_not_there_any_more_is_not_missed(tmp_path: Path) -> None:
+    text = "def policy(case, room):\n    return None\n"
+    name = small.policy(tmp_path / "course", text)
+    told = small.experiment(tmp_path, rounds=1, schedule__ask=10, schedule__rows=40, teacher__policy=name)
+    launch(told, tmp_path / "run")
+    shutil.rmtree(tmp_path / "course")
+    with tutorloop.open(tmp_path / "run") as live:
+        assert live.teach((case := wrong(live)).id, solve(case.question)).after.right
+
+
 # ---- kills
 
 
@@ -267,6 +309,17 @@ def test_the_command_opens_an_editor_with_the_work_in_it(
     monkeypatch.delenv("EDITOR")  # the default is one that waits for keys, which nobody presses here
     done = CliRunner().invoke(app, ["teach", str(run), other.id])
     assert done.exit_code == 2 and "no terminal to edit in" in done.output and "--work FILE" in done.output
+
+
+def test_lines_of_the_work_that_begin_with_a_hash_are_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(id="gsm8k-0001", messages=user("3*4?\n# and 5?"))
+    attempt = Attempt(problem=problem.id, text="3*4 = 13\n#### 13", finish="stop", state="")
+    case = Case(id=problem.id, problem=problem, attempts=(attempt,))
+    monkeypatch.setattr("click.edit", lambda text, **_: text.replace("13", "12"))
+    assert edited(case) == "3*4 = 12\n#### 12"
+    monkeypatch.setattr("click.edit", lambda text, **_: text)
+    with pytest.raises(Refused, match="was left as it was"):
+        edited(case)
 
 
 # ---- on weights
