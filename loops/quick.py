@@ -86,7 +86,8 @@ def _rows(record: Mapping[str, Any], examples: Rows[Example]) -> Iterator[str]:
     chat = None
     if student["engine"] == "transformers":
         beside = Path(record["folder"]) / student["model"]
-        chat = Chat.of(find_model(str(beside) if student["model"] and beside.exists() else student["model"]))
+        model = str(beside) if student["model"] and beside.exists() else student["model"]
+        chat = Chat.of(find_model(model, student["revision"]))
     shown = _different(examples)
     yield f"{len(shown)} of {len(examples)} rows of the last training, as they were trained on:"
     for example in shown:

@@ -3,8 +3,8 @@
     tutorloop report runs/arithmetic
 
 It needs no script, and its policy lets none run. Whatever a student or a teacher wrote is text in it: escaped, with
-control characters written out, cut to a length with a note of what is left out. There is no clock and no path of this
-machine in it, so the same run gives the same page.
+control characters written out, cut to a length with a note of what is left out. There is no clock in it, and no path of
+this machine but what the experiment names by one, so the same run gives the same page.
 
 The journal does not vouch for the page: it can be made again at any time, and taken away. While a run goes on, the page
 in its folder is as old as its last end.

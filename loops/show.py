@@ -399,14 +399,15 @@ class RunLine:
 
 
 def listing(folder: Path, depth: int = 3) -> list[RunLine]:
-    """Every run below a folder, or the folder itself; a damaged or unreadable one with its fault.
+    """Every run below a folder, or the folder itself; a damaged or unreadable one with its fault. Hidden folders are
+    not looked into: a fork that is being made is one.
 
     Raises:
         OSError: the folder itself cannot be read.
     """
     if _is_run(folder):
         return [_line(folder)]
-    below = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() and depth else []
+    below = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".") if folder.is_dir() and depth else []
     return [line for path in below for line in _listed(path, depth - 1)]
 
 

@@ -184,6 +184,7 @@ def test_a_fork_that_was_killed_while_it_was_made_is_made_anew(
         patch.setattr(os, "link", dying)
         fork(parent, tmp_path / "fork", 2, [NO_MATTER])
     assert not (tmp_path / "fork").exists()
+    assert listing(tmp_path) == [], "what is half made is no run"
     assert fork(parent, tmp_path / "fork", 2, [NO_MATTER]).status == "finished"
     assert not (tmp_path / ".fork.part").exists()
 

@@ -166,6 +166,17 @@ def test_rows_are_shown_as_they_are_trained_on(
     assert "masked   '<u>1+4<a>1'" in second and "x 3" in second and "rejected" not in second
 
 
+def test_rows_are_shown_in_the_words_of_the_revision_that_was_trained(
+    tiny: Path, tmp_path: Path, lessons: Callable[..., list[Example]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[tuple[str, str]]()
+    monkeypatch.setattr(quick, "find_model", lambda model, revision="": asked.append((model, revision)) or tiny)
+    student = {"engine": "transformers", "model": "some/model", "revision": "abc123"}
+    rows = write_rows(tmp_path, "examples", Example, lessons(2))
+    assert list(quick._rows({"config": {"student": student}, "folder": str(tmp_path)}, rows))
+    assert asked == [("some/model", "abc123")]
+
+
 def test_shown_are_rows_of_different_origins_pairs_first(tmp_path: Path, lessons: Callable[..., list[Example]]) -> None:
     own = [replace(e, id=f"own{i}", rejected="", origin="own") for i, e in enumerate(lessons(5))]
     earlier = [replace(e, id=f"old{i}", origin="earlier") for i, e in enumerate(lessons(2))]
