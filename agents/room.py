@@ -7,45 +7,32 @@ committed by shard.
 """
 
 import asyncio
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pydantic_core import from_json, to_json
 
 from ..evals.graders import grade
 from ..evals.lookup import Lookup
 from ..evals.pools import Course
-from ..evals.records import Attempt, Gold, Messages, Problem, State, Turn, Verdict, user
-from ..evals.redact import redacted
-from ..evals.rows import adapter, checked
+from ..evals.records import Attempt, Gold, Problem, State, Verdict
+from ..evals.rows import adapter
 from ..policies.records import Case, Cost, Example, Json, Lesson
 from ..policies.room import Asked, Ledger, Model, free_tries
 from ..policies.rounds import Budget, Plan, PracticeReport
+from .asking import Ask, ItemModel
 from .cast import Cast
 from .own_words import OwnWords
-from .roles import Reply, Request
+from .roles import Reply
 from .waves import Wave, block
 
 T = TypeVar("T")
 NO_GOLD = Verdict(label="abstain", by="no gold")
 """Of an answer to a problem that is not the course's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """A request on its way, and who pays."""
-
-    member: str
-    state: State
-    request: Request
-    key: str
-    """Empty: not journalled."""
-    item: str
 
 
 class BudgetSpent(Exception):
@@ -292,121 +279,6 @@ class ItemRoom:
             coroutine.close()
             raise RuntimeError(f"the `{self.slot}` slot asks nobody")
         return block(coroutine, self.loop)
-
-
-@dataclass
-class ItemModel:
-    """A `Model` for one item."""
-
-    room: ItemRoom
-    member: str
-    state: State
-
-    def ask(self, prompt: str | Messages, *, prefix: str = "", sample: int | None = None, fresh: bool = False) -> str:
-        answer: str = self.room.wait(self.aask(prompt, prefix=prefix, sample=sample, fresh=fresh))
-        return answer
-
-    def fill(self, prompt: str | Messages, schema: type[T], *, sample: int | None = None) -> T:
-        filled: T = self.room.wait(self.afill(prompt, schema, sample=sample))
-        return filled
-
-    def attempt(self, problem: Problem, *, context: str = "", prefix: str = "", sample: int | None = None) -> Attempt:
-        attempt: Attempt = self.room.wait(self.aattempt(problem, context=context, prefix=prefix, sample=sample))
-        return attempt
-
-    async def aask(
-        self, prompt: str | Messages, *, prefix: str = "", sample: int | None = None, fresh: bool = False
-    ) -> str:
-        request = self._request(_messages(prompt), prefix, sample=sample)
-        return (await self._answer(request, fresh=fresh)).text
-
-    async def afill(self, prompt: str | Messages, schema: type[T], *, sample: int | None = None) -> T:
-        request = self._request(_messages(prompt), schema=schema.__name__, sample=sample)
-        filled: T = adapter(cast(Any, schema)).validate_json((await self._answer(request)).text)
-        return filled
-
-    async def aattempt(
-        self, problem: Problem, *, context: str = "", prefix: str = "", sample: int | None = None
-    ) -> Attempt:
-        request = self._request(in_view(problem.messages, context), prefix, sample=sample)
-        own = self.room.slot == "attempt" and self.member == self.room.plan.learner
-        told = self.room.said if self.member == self.room.plan.learner and not context and not prefix else set()
-        reply = await self._ask(request, journalled=not own)
-        if reply.finish == "error" and reply.text:  # why not: no words of the learner's
-            raise ValueError(f"the {self.member} could not answer: {reply.text}")
-        told.add((problem.digest, reply.text))
-        return Attempt(
-            problem=problem.id,
-            text=reply.text,
-            finish=reply.finish,
-            state=self.state.digest,
-            role=self.member,
-            sample=request.sample,
-            context=context,
-            token_ids=reply.token_ids,
-            logprobs=reply.logprobs,
-        )
-
-    def _request(self, messages: Messages, prefix: str = "", *, schema: str = "", sample: int | None) -> Request:
-        """Checked here, in the policy's hands: what is no request fails its own item, and not the engine.
-
-        Without secrets, so that what was asked is what is on record.
-        """
-        asked = Request(messages=messages, prefix=prefix, schema=schema, sample=sample or 0)
-        request: Request = checked(asked, Request)
-        request = adapter(Request).validate_json(redacted(to_json(request)))
-        if not any(turn.role == "user" for turn in request.messages):
-            raise ValueError("a prompt needs a turn of the user's")
-        if sample is not None:
-            return request
-        kind = hashlib.sha256(to_json([self.member, request])).hexdigest()
-        self.room.samples[kind] += 1
-        return replace(request, sample=self.room.samples[kind] - 1)
-
-    async def _answer(self, request: Request, *, fresh: bool = False) -> Reply:
-        reply = await self._ask(request, fresh=fresh)
-        if reply.finish == "error":
-            why = reply.text or f"a prompt of {reply.tokens_in} tokens does not fit"
-            raise ValueError(f"the {self.member} could not answer: {why}")
-        return reply
-
-    async def _ask(self, request: Request, *, fresh: bool = False, journalled: bool = True) -> Reply:
-        room = self.room
-        salt = f"{room.plan.key(room.slot)}/{room.item}" if fresh else ""
-        key = self.key(request, salt) if journalled else ""
-        ask = Ask(member=self.member, state=self.state, request=request, key=key, item=room.item)
-        reply, cost = await room.wave.ask(room.index, ask)
-        if self.member == "teacher":
-            room.cost += Cost() if key in room.asked else cost
-            room.asked.add(key)
-        return reply
-
-    def key(self, request: Request, salt: str) -> str:
-        """Same key, same answer. The slot is part of it: a check never reuses the very answer that it vouches for."""
-        settings = self.room.round.cast.settings(self.member)
-        parts = [self.member, self.state.digest, settings, self.room.slot, request, salt]
-        return hashlib.sha256(to_json(parts)).hexdigest()[:32]
-
-
-def in_view(messages: Messages, context: str) -> Messages:
-    """The conversation with `context` on a line of its own at the end of the last user turn.
-
-    >>> in_view(user("502-178"), "2-8 take 12 put 4")[-1].content
-    '502-178\\n2-8 take 12 put 4'
-    """
-    if not context:
-        return messages
-    last = max(i for i, turn in enumerate(messages) if turn.role == "user")
-    told = Turn(role="user", content=f"{messages[last].content}\n{context}")
-    return (*messages[:last], told, *messages[last + 1 :])
-
-
-def _messages(prompt: str | Messages) -> Messages:
-    if isinstance(prompt, str):
-        return user(prompt)
-    if not isinstance(prompt, Iterable):
-        raise TypeError(f"a prompt is a text or several turns, got {type(prompt).__name__}")
-    return tuple(prompt)
 
 
 def _problem(what: Problem | Case) -> Problem:

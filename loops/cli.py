@@ -4,17 +4,17 @@ Exit codes: 0 done; 1 a bug, its traceback in the run's `logs/`; 2 something to 
 command or the machine; 3 stopped, by the budget or by failures; 130 and 143 paused, by SIGINT and SIGTERM.
 """
 
-import errno
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .telling import logged, say, told, warnings
 
 if TYPE_CHECKING:
     from ..policies.rounds import Report
@@ -34,15 +34,6 @@ Overrides = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for programs.")]
-
-CURES = {
-    errno.ENOSPC: "Free some space there",
-    errno.EDQUOT: "Free some of your quota there",
-    errno.EROFS: "Make it writable",
-    errno.EACCES: "Gain access to it",
-    errno.EPERM: "Gain access to it",
-}
-"""What to do about errors that keep a run from being written, and are nobody's bug."""
 
 
 def _version(wanted: bool) -> None:
@@ -76,7 +67,7 @@ def run(
 
     root = run_dir or (file if (file / "run.json").exists() else Path("runs") / file.stem)
     given = [*(overrides or ()), *(["limit=8"] if quick else [])]
-    with _told():
+    with told():
         root, _ = place(file, given, root)
     command = ["tutorloop", "run", str(file), "--run-dir", str(root), *given]
     _go(root, partial(launch, file, root, given), command, quiet, as_json)
@@ -113,7 +104,7 @@ def teach(
 
     if (problem is None) != undo:
         raise typer.BadParameter("name a problem to teach, or --undo the last correction")
-    with _told(), _warnings():
+    with told(), warnings():
         if problem is None:
             state = undone(run, run_dir)
             _print(state, [f"the student is {state.name} again, sha256 {state.digest}"], as_json)
@@ -124,7 +115,7 @@ def teach(
 
 def _go(root: Path, start: Callable[..., "Report"], command: Sequence[str], quiet: bool, as_json: bool) -> None:
     """Let a run go, and show what it came to."""
-    with _told(root):
+    with told(root):
         code = _going(root, start, command, quiet)
         if not code:
             _report(root, quiet)
@@ -144,17 +135,17 @@ def _going(root: Path, start: Callable[..., "Report"], command: Sequence[str], q
     from .slots import TooManyFailures
 
     try:
-        with progress(root, quiet) as tick, _warnings():
+        with progress(root, quiet) as tick, warnings():
             report = start(tick=tick)
     except Interrupted as e:
-        _say(f"paused in {root}: {e}:")
-        _say(f"  {shlex.join(command)}")
+        say(f"paused in {root}: {e}:")
+        say(f"  {shlex.join(command)}")
         return 128 + e.number
     except TooManyFailures as e:
-        _say(f"stopped in {root}: {e}")
+        say(f"stopped in {root}: {e}")
         return 3
     if report.status == "stopped":
-        _say(f"stopped in {root}: {report.why}: add budget.teacher_tokens=MORE to the same command.")
+        say(f"stopped in {root}: {report.why}: add budget.teacher_tokens=MORE to the same command.")
         return 3
     return 0
 
@@ -166,10 +157,10 @@ def _report(root: Path, quiet: bool) -> None:
     try:
         page = write_report(root)
     except Exception as e:
-        _say(f"the run is finished; its report was not written: {e} (traceback in {_log(root)})")
+        say(f"the run is finished; its report was not written: {e} (traceback in {logged(root)})")
         return
     if not quiet:
-        _say(f"report: {page} ({page.stat().st_size / 1000:.0f} kB)")
+        say(f"report: {page} ({page.stat().st_size / 1000:.0f} kB)")
 
 
 @app.command()
@@ -179,7 +170,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a run's rounds, or one problem's history: also while the run goes on."""
-    with _told():
+    with told():
         if problem is None:
             _show(run, as_json)
             return
@@ -220,7 +211,7 @@ def try_(
 
     listen = catch()
     found = trials(policy, on, options or (), number=number, n=n, ids=case or (), seconds=seconds, watch=watch)
-    with _told(), suppress(*[KeyboardInterrupt] if watch else []):
+    with told(), suppress(*[KeyboardInterrupt] if watch else []):
         try:
             for trial in found:
                 listen()
@@ -228,7 +219,7 @@ def try_(
                     _clear(watch and not as_json)
                     _print(trial, trial_lines(trial), as_json)
                 else:
-                    _say(f"tutorloop: {' '.join(str(trial).split())}")
+                    say(f"tutorloop: {' '.join(str(trial).split())}")
         finally:
             listen()
 
@@ -249,7 +240,7 @@ def report(
     """Write a run as one page for a browser: curve, flow, problems with their histories, cost, settings."""
     from .report import write_report
 
-    with _told():
+    with told():
         page = write_report(run, out)
         typer.echo(f"{page} ({page.stat().st_size / 1000:.0f} kB)")
 
@@ -264,7 +255,7 @@ def compare(
     from .compare import compare as compared
     from .compare import comparison_lines
 
-    with _told():
+    with told():
         found = compared(first, second)
         _print(found, comparison_lines(found), as_json)
 
@@ -276,10 +267,10 @@ def runs(
 ) -> None:
     """List the runs below a folder, those that are damaged or cannot be read with their fault."""
     from .documents import JournalError
-    from .show import listing
+    from .listing import listing
     from .words import listing_lines
 
-    with _told():
+    with told():
         if not folder.is_dir() and folder != Path("runs"):
             raise JournalError(f"there is no folder {folder}")
         found = listing(folder)
@@ -289,7 +280,7 @@ def runs(
 @app.command()
 def plan(file: File, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what an experiment would do, and who set each setting. Starts nothing, writes nothing."""
-    with _told():
+    with told():
         from .plan import plan as planned
         from .plan import plan_lines
 
@@ -342,76 +333,3 @@ def _print(value: Any, lines: Iterable[str], as_json: bool) -> None:
 def _lines(lines: Iterable[str]) -> None:
     for line in lines:
         typer.echo(line)
-
-
-def _say(line: str) -> None:
-    """One line for a person, whatever is in it."""
-    from ..evals.terminal import safe
-
-    typer.echo(safe(line), err=True)
-
-
-@contextmanager
-def _told(root: Path | None = None) -> Iterator[None]:
-    """What a person can mend is told in one line; a bug leaves its traceback in the run's logs."""
-    from ..agents.roles import Diverged
-    from ..evals.files import DamagedFile
-    from ..evals.pools import OverlappingPools
-    from ..evals.redact import redacted
-    from .config import ConfigError
-    from .documents import JournalError
-    from .history import UnknownProblem
-
-    try:
-        yield
-    except (ConfigError, JournalError, OverlappingPools, DamagedFile, UnknownProblem, Diverged) as e:
-        _say(f"tutorloop: {' '.join(redacted(str(e)).split())}")
-        raise typer.Exit(2) from None
-    except Exception as e:
-        if isinstance(e, OSError) and e.errno in CURES:
-            where = e.filename or root or Path.cwd()
-            _say(f"tutorloop: {os.strerror(e.errno)}: {where}. {CURES[e.errno]}; the same command goes on from here.")
-            raise typer.Exit(2) from None
-        if isinstance(e, OSError) and root and not (root / "run.json").exists():
-            _say(f"tutorloop: {e}")
-            raise typer.Exit(2) from None
-        if root is None or not (log := _log(root)):
-            raise
-        first = next(iter(redacted(str(e)).splitlines()), "")
-        _say(f"tutorloop: {type(e).__name__}: {first} (traceback in {log}; the same command goes on from here)")
-        raise typer.Exit(1) from None
-
-
-def _log(root: Path) -> Path | None:
-    """Append the traceback in flight to the run's log; `None`: there is no run to log to."""
-    import time
-    import traceback
-
-    from ..evals.terminal import harmless
-
-    if not (root / "run.json").exists():
-        return None
-    log = root / "logs" / "driver.log"
-    log.parent.mkdir(exist_ok=True)
-    with log.open("a", encoding="utf-8", errors="backslashreplace") as f:
-        told = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(sys.argv)}\n{traceback.format_exc()}\n"
-        f.write(harmless(told))  # somebody will `cat` it
-    return log
-
-
-@contextmanager
-def _warnings() -> Iterator[None]:
-    """What the package logs goes to standard error, a line at a time."""
-    import logging
-
-    class ToStderr(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            for line in record.getMessage().splitlines():
-                _say(line)
-
-    log, handler = logging.getLogger(__name__.partition(".")[0]), ToStderr()
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)

@@ -7,8 +7,8 @@ file under two names, which lives as long as one of them does. Nothing of it is 
 disturb the other. Where the folders lie on two disks it is copied.
 
 What the shared rounds were asked (`course`, `limit`), and who answered (`student`), cannot change. All the rest can:
-method, policy, schedule, update, seed, teacher, budget. A budget counts what the shared rounds have cost, as in a run that
-began with the change.
+method, policy, schedule, update, seed, teacher, budget. A budget counts what the shared rounds have cost, as in a run
+that began with the change.
 
 Not covered: forking in the middle of a round; a parent that was damaged after its rounds were linked is damaged in
 both.

@@ -1,8 +1,8 @@
-"""What a run came to, read from its folder: one run (`read_run`), or all of a folder (`listing`).
+"""What a run came to, read from its folder.
 
 Only committed files are read, and the run's lock is not held, so a run can be looked at while it goes on; a damaged one
-says what is wrong with it. `history.py` reads one problem's history, `words.py` prints them all.
-`report.py` makes a page of it, `compare.py` sets two runs side by side.
+says what is wrong with it. `history.py` reads one problem's history, `listing.py` what a list of runs needs, `words.py`
+prints them all. `report.py` makes a page of it, `compare.py` sets two runs side by side.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..agents.roles import Trained
-from ..evals.files import Checksum, DamagedFile, whole
+from ..evals.files import Checksum, whole
 from ..evals.pools import Course
 from ..evals.records import Gold
 from ..evals.rows import Rows
@@ -42,7 +42,7 @@ class RunFolder:
     root: Path
 
     def __post_init__(self) -> None:
-        if not _is_run(self.root):
+        if not is_run(self.root):
             raise JournalError(f"there is no run in {self.root} (no run.json).{_nearest_run(self.root)}")
         assert self.record  # read now
 
@@ -238,15 +238,15 @@ def read_run(root: Path | str) -> RunView:
     last = run.reports[-1].number if run.reports else 0
     before = run.finals.get(0, {})
     after = run.finals.get(last, {}) if last or status == "finished" else {}
-    exam = _change(before.get("exam"), after.get("exam"))
+    exam = change(before.get("exam"), after.get("exam"))
     return RunView(
         run=printed(root),
         status=status,
         why=why,
         exam=Change(before=exam.before, after=exam.after, n=exam.n),
         rounds=[_round(report, run.seconds(report.number)) for report in run.reports],
-        probe=_change(before["probe"], after.get("probe")) if "probe" in before else None,
-        retention=_change(before["retention"], after.get("retention")) if "retention" in before else None,
+        probe=change(before["probe"], after.get("probe")) if "probe" in before else None,
+        retention=change(before["retention"], after.get("retention")) if "retention" in before else None,
         masked=_masked(run),
         transitions=_transitions(before["exam"], after["exam"]) if "exam" in after and last else None,
         finals={n: {name: _sat(sheet) for name, sheet in sheets.items()} for n, sheets in run.finals.items()},
@@ -292,7 +292,7 @@ def _round(report: RoundReport, seconds: float) -> RoundLine:
     )
 
 
-def _change(before: Sheet | None, after: Sheet | None) -> Skilled:
+def change(before: Sheet | None, after: Sheet | None) -> Skilled:
     skills = {
         name: Change(before=_share(before, name), after=_share(after, name), n=n)
         for name, (_, n) in (before.skills.items() if before else ())
@@ -373,99 +373,22 @@ def _masked(run: RunFolder) -> Masked | None:
     )
 
 
-# ---- all runs of a folder
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunLine:
-    """One run in the list."""
-
-    run: str
-    status: str
-    """Of a run, or `damaged`, or `unreadable` (nobody knows whether it is a run): see `fault`."""
-    why: str = ""
-    method: str = ""
-    policy: str = ""
-    """Teaches in the place of the method's own; empty: none."""
-    rounds: int = 0
-    quiz: float | None = None
-    """Of the last round, kept or not."""
-    exam: Change = Change()
-    fault: str = ""
-    parent: str = ""
-    """Folder of the run that this one is a fork of."""
-    shared: int = 0
-    """The last round that it shares with it."""
-
-
-def listing(folder: Path, depth: int = 3) -> list[RunLine]:
-    """Every run below a folder, or the folder itself; a damaged or unreadable one with its fault. Hidden folders are
-    not looked into: a fork that is being made is one.
-
-    Raises:
-        OSError: the folder itself cannot be read.
-    """
-    if _is_run(folder):
-        return [_line(folder)]
-    below = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".") if folder.is_dir() and depth else []
-    return [line for path in below for line in _listed(path, depth - 1)]
-
-
-def _listed(folder: Path, depth: int) -> list[RunLine]:
-    try:
-        return listing(folder, depth)
-    except OSError as e:  # somebody else's
-        return [_faulty(folder, e)]
-
-
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("run.json", "status.json", "steps"))
-
-
-def _line(root: Path) -> RunLine:
-    """The little that the list needs: no table is opened."""
-    try:
-        run = RunFolder(root)
-        status, why = run.status()
-        fork = run.record.get("fork")
-        last = run.reports[-1] if run.reports else None
-        before, after = run.finals.get(0, {}), run.finals.get(last.number if last else 0, {})
-        exam = _change(before.get("exam"), after.get("exam") if status == "finished" else None)
-        return RunLine(
-            run=printed(root),
-            status=status,
-            why=why,
-            method=str(run.record["config"]["method"]),
-            policy=str(run.record["config"]["teacher"]["policy"]),
-            rounds=last.number if last else 0,
-            quiz=last.quiz.accuracy if last else None,
-            exam=Change(before=exam.before, after=exam.after, n=exam.n),
-            parent=printed(fork["parent"]) if fork else "",
-            shared=fork["round"] if fork else 0,
-        )
-    except (JournalError, DamagedFile, OSError) as e:
-        return _faulty(root, e)
-
-
-def _faulty(root: Path, e: Exception) -> RunLine:
-    status, fault = "damaged", str(e)
-    if isinstance(e, OSError):
-        status, fault = "unreadable", f"{e.strerror}: {e.filename}. Gain access to it to see whether there is a run."
-    return RunLine(run=printed(root), status=status, fault=printed(" ".join(fault.split())))
 
 
 def _nearest_run(root: Path) -> str:
     """Those beside it; else those within it, or in `runs`, where a run is by default."""
 
-    def is_run(path: Path) -> bool:
+    def readable(path: Path) -> bool:
         with suppress(OSError):  # somebody else's
-            return _is_run(path)
+            return is_run(path)
         return False
 
     for folder in (root.parent, root, Path("runs")):
         found = list[str]()
         with suppress(OSError):
-            found += [p.name for p in folder.iterdir() if is_run(p)]
+            found += [p.name for p in folder.iterdir() if readable(p)]
         if near := difflib.get_close_matches(root.name, found, n=3, cutoff=0.0):
             return f" In {folder} there are: {', '.join(near)}"
     return ""

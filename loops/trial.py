@@ -16,8 +16,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..agents.asking import Ask
 from ..agents.roles import Reply
-from ..agents.room import Ask, RoundRoom
+from ..agents.room import RoundRoom
 from ..agents.waves import call
 from ..evals.files import DamagedFile
 from ..evals.records import Failure

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..evals.terminal import safe
 from .history import Chapter, History, Told
-from .show import Change, Masked, RoundLine, RunLine, RunView, Skilled
+from .listing import RunLine
+from .show import Change, Masked, RoundLine, RunView, Skilled
 
 UNREADABLE = 0.02
 """Share of truncated and unparsed answers above which an accuracy is printed with a warning."""

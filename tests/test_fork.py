@@ -22,7 +22,7 @@ from tutorloop.evals.files import DamagedFile
 from tutorloop.loops.cli import app
 from tutorloop.loops.documents import run_record
 from tutorloop.loops.journal import Tick
-from tutorloop.loops.show import listing
+from tutorloop.loops.listing import listing
 from tutorloop.loops.words import listing_lines, run_lines
 from tutorloop.tests.policies_for_tests import small
 

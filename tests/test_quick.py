@@ -170,7 +170,12 @@ def test_rows_are_shown_in_the_words_of_the_revision_that_was_trained(
     tiny: Path, tmp_path: Path, lessons: Callable[..., list[Example]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = list[tuple[str, str]]()
-    monkeypatch.setattr(quick, "find_model", lambda model, revision="": asked.append((model, revision)) or tiny)
+
+    def found(model: str, revision: str = "") -> Path:
+        asked.append((model, revision))
+        return tiny
+
+    monkeypatch.setattr(quick, "find_model", found)
     student = {"engine": "transformers", "model": "some/model", "revision": "abc123"}
     rows = write_rows(tmp_path, "examples", Example, lessons(2))
     assert list(quick._rows({"config": {"student": student}, "folder": str(tmp_path)}, rows))

@@ -163,9 +163,9 @@ def test_an_error_is_letters_too(folder: Path, screen: str, args: list[str]) -> 
 def test_a_traceback_is_letters_too(folder: Path) -> None:
     (folder / "bug.py").write_text(
         "from tutorloop.tests.policies_for_tests.rude import RUDE\n"
-        "import tutorloop.loops.show, tutorloop.__main__ as command\n"
+        "import tutorloop.loops.listing, tutorloop.__main__ as command\n"
         "def bug(_):\n    raise ZeroDivisionError(RUDE)\n"
-        "tutorloop.loops.show.listing = bug\n"
+        "tutorloop.loops.listing.listing = bug\n"
         "command.main()\n"
     )
     code, told = on_a_terminal(folder, "runs", python=["bug.py"])

@@ -27,8 +27,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from tutorloop.agents.asking import ItemModel
 from tutorloop.agents.hosts import InProcess
-from tutorloop.agents.room import ItemModel
 from tutorloop.loops.launch import launch, prepare
 from tutorloop.tests.policies_for_tests import small
 
