@@ -601,8 +601,9 @@ def test_an_update_that_does_nothing_is_published_and_said_to_do_nothing(
     assert told.proof.status == "effect below noise"
     assert told.proof.effect <= 1e-4
     assert told.why == "kept, but effect below noise"
-    (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert "effect below noise" in line
+    beforehand, dpo, handshake = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "effect below noise" in handshake
+    assert "Below 1e-05 a LoRA hardly moves" in beforehand and "this DPO moved nothing" in dpo
     assert said(tmp_path / "run", 1)
 
 
