@@ -80,6 +80,8 @@ def taught_lines(taught: Taught) -> Iterator[str]:
     for when, case in (("before", taught.before), ("after", taught.after)):
         work = " / ".join(safe(line) for line in case.work.splitlines() if line.strip())
         yield f"  {when:<9}{case.grades[0].label}   {work}"
+    if not taught.after.right:
+        yield "  not cured: a correction is taught gently. The same command teaches it once more"
     origins = ", ".join(f"{n} {ORIGINS[name]}" for name, n in taught.origins.items())
     yield f"  trained  on {sum(taught.origins.values())} examples: {origins}; {taught.proof}"
     for name, paired in (

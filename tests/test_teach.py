@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tutorloop.agents.weights import adapter_digest
 from tutorloop.evals.arithmetic import solve
 from tutorloop.evals.records import Attempt, Problem, user
 from tutorloop.evals.rows import Rows
-from tutorloop.loops.by_hand import edited
+from tutorloop.loops.by_hand import edited, taught_lines
 from tutorloop.loops.cli import app
 from tutorloop.loops.journal import Tick
 from tutorloop.loops.live import Live
@@ -62,6 +63,9 @@ def test_a_correction_cures_what_it_corrects_and_the_twins_that_nobody_taught(ru
         assert taught.was != taught.state == live.state
         assert taught.proof == "published"
     assert small.tree(run) == before, "the run itself stays as it is"
+    assert not any("not cured" in line for line in taught_lines(taught))
+    in_vain = replace(taught, after=taught.before)
+    assert "  not cured: a correction is taught gently. The same command teaches it once more" in taught_lines(in_vain)
 
 
 def test_what_is_taught_is_a_round_like_any_other(run: Path) -> None:
