@@ -31,6 +31,8 @@ def by_hand(run: Path, problem: str, work: Path | None, run_dir: Path | None = N
         case = live.work(problem)
         if case.right:
             live.check(case, "")  # says why not
+        if not (os.environ.get("VISUAL") or os.environ.get("EDITOR") or sys.stdin.isatty()):
+            raise Refused("no terminal to edit in. Give the correction in a file: --work FILE")
         return live.teach(problem, edited(case))
 
 
@@ -57,8 +59,6 @@ def edited(case: Case) -> str:
     Raises:
         Refused: it was left as it was, or there is no editor.
     """
-    if not (os.environ.get("VISUAL") or os.environ.get("EDITOR") or sys.stdin.isatty()):
-        raise Refused("no terminal to edit in. Give the correction in a file: --work FILE")
     note = NOTE.format(id=case.id, question="\n# ".join(case.question.splitlines()))
     try:
         text = click.edit(f"{case.work}\n{note}", extension=".txt")
