@@ -100,6 +100,11 @@ def doubts(config: Experiment, stages: Stages) -> list[str]:
         told += [
             f"`{group}.{name}` has no effect: {why}" for (group, name), why in without_effect(config, method).items()
         ]
+        if config.teacher.policy and isinstance(method.check, Sound) and method.check.kinds == ("own",):
+            told.append(
+                f"`teacher.policy` teaches in the place of what {method.name} does, under its check: what the student "
+                "answered itself is learnt, and nothing that a teacher wrote. That would be: check=[own,steps]"
+            )
         if method.update is not sft_then_dpo:
             continue
         whole = effective(method)

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import tutorloop
 from tutorloop.loops.cli import app
 from tutorloop.loops.launch import prepare
+from tutorloop.loops.plan import plan_lines
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "ray", "pandas", "scipy", "pyarrow", "transformers", "trl", "peft", "datasets"}
@@ -673,6 +674,18 @@ def test_an_experiment_that_ships_is_called_by_name_and_a_file_of_that_name_is_t
     assert ready.folder == tmp_path and ready.experiment.teacher.engine == "scripted"
     (tmp_path / "scripted").write_text("seed: 7")
     assert prepare("scripted").experiment.seed == 7
+
+
+def test_a_policy_under_a_check_that_takes_no_teachers_words_is_told_of() -> None:
+    mine = f"teacher.policy={ROOT}/examples/my_course.py:first_error"
+
+    def told(*overrides: str) -> str:
+        return "\n".join(plan_lines(tutorloop.plan("scripted", overrides)))
+
+    warning = "nothing that a teacher wrote. That would be: check=[own,steps]"
+    assert warning in " ".join(told("method=retry", mine).split())
+    for fits in (["method=retry"], [mine], ["method=retry", mine, "check=[own,steps]"]):
+        assert "nothing that a teacher wrote" not in " ".join(told(*fits).split())
 
 
 @pytest.mark.parametrize("name", ["arithmetic.yaml", "scripted.yaml"])
