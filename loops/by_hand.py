@@ -10,7 +10,7 @@ import click
 from ..evals.records import State
 from ..evals.terminal import safe
 from ..policies.records import Case
-from .live import Refused, Taught
+from .live import Refused, Taught, folder_of
 from .live import open as opened
 
 NOTE = (
@@ -37,7 +37,13 @@ def by_hand(run: Path, problem: str, work: Path | None, run_dir: Path | None = N
 
 
 def undone(run: Path, run_dir: Path | None = None) -> State:
-    """Take the last correction back; the student that serves again."""
+    """Take the last correction back; the student that serves again.
+
+    Raises:
+        Refused: nothing was taught.
+    """
+    if not (folder_of(run, run_dir) / "run.json").exists():
+        raise Refused(f"nothing was taught on {run}, so there is nothing to undo.")
     with opened(run, run_dir) as live:
         return live.undo()
 

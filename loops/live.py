@@ -275,16 +275,26 @@ def open(
         yield live
 
 
+def folder_of(run: Path, run_dir: Path | str | None = None) -> Path:
+    """The folder in which a run is taught; it may not be there yet.
+
+    Raises:
+        JournalError: there is no such run.
+    """
+    if RunFolder(run).record["config"]["method"] == METHOD:
+        return run
+    return Path(run_dir) if run_dir else run.with_name(f"{run.name}-taught")
+
+
 def _fork_of(run: Path, run_dir: Path | str | None) -> Path:
     """The folder that is taught in; made if it is not there."""
-    folder = RunFolder(run)
+    folder, root = RunFolder(run), folder_of(run, run_dir)
     if folder.record["config"]["method"] == METHOD:
-        return run
+        return root
     if folder.record["config"]["student"]["engine"] == "replay":
         raise ConfigError(
             f"{run} has a student of recorded answers, which nothing can be taught; take one that answers."
         )
-    root = Path(run_dir) if run_dir else run.with_name(f"{run.name}-taught")
     if not (root / "run.json").exists():
         last = max((report.number for report in folder.reports), default=0)
         given = prepare(run, BARE, begun=True).stages[-1].rounds.settings.get("sft", {})

@@ -315,6 +315,14 @@ def test_the_command_opens_an_editor_with_the_work_in_it(
     assert done.exit_code == 2 and "no terminal to edit in" in done.output and "--work FILE" in done.output
 
 
+def test_what_was_never_taught_cannot_be_undone_and_nothing_is_made_to_find_out(run: Path) -> None:
+    done = CliRunner().invoke(app, ["teach", str(run), "--undo"])
+    assert done.exit_code == 2 and "nothing was taught on" in done.output
+    assert [p.name for p in run.parent.iterdir()] == ["run"]
+    with pytest.raises(ConfigError, match="none that was taught by hand"), tutorloop.open(run, run):
+        pass
+
+
 def test_lines_of_the_work_that_begin_with_a_hash_are_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem(id="gsm8k-0001", messages=user("3*4?\n# and 5?"))
     attempt = Attempt(problem=problem.id, text="3*4 = 13\n#### 13", finish="stop", state="")
