@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic_core import from_json, to_json
 
@@ -30,7 +30,6 @@ from .own_words import OwnWords
 from .roles import Reply
 from .waves import Wave, block
 
-T = TypeVar("T")
 NO_GOLD = Verdict(label="abstain", by="no gold")
 """Of an answer to a problem that is not the course's."""
 

@@ -300,6 +300,8 @@ def _fork_of(run: Path, run_dir: Path | str | None) -> Path:
         given = prepare(run, BARE, begun=True).stages[-1].rounds.settings.get("sft", {})
         rate = float(str(given.get("learning_rate", SFT["learning_rate"]))) * GENTLY
         gently = [f"update.sft.learning_rate={rate}", "update.sft.num_train_epochs=1"]
+        if "max_steps" in given:  # it would have the last word
+            gently.append("update.sft.max_steps=-1")
         begin(root, run, last, [f"method={METHOD}", *BARE, f"rounds={last}", *gently])
     else:
         _taught_on(root, folder)

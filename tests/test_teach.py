@@ -226,6 +226,14 @@ def test_what_was_taught_on_top_of_another_run_is_not_gone_on_with(
         assert "has gone on to round 2, and what is taught in" in caplog.text
 
 
+def test_a_run_that_counts_steps_is_taught_by_hand_for_an_epoch_all_the_same(tmp_path: Path) -> None:
+    told = small.experiment(tmp_path, rounds=1, schedule__ask=10, schedule__rows=40, update__sft={"max_steps": 500})
+    launch(told, tmp_path / "run")
+    with tutorloop.open(tmp_path / "run") as live:
+        sft = live.ready.stages[0].rounds.settings["sft"]
+    assert (sft["num_train_epochs"], sft["max_steps"]) == (1, -1)
+
+
 def test_a_policy_that_is_not_there_any_more_is_not_missed(tmp_path: Path) -> None:
     text = "def policy(case, room):\n    return None\n"
     name = small.policy(tmp_path / "course", text)
@@ -327,6 +335,7 @@ def test_lines_of_the_work_that_begin_with_a_hash_are_part_of_it(monkeypatch: py
     problem = Problem(id="gsm8k-0001", messages=user("3*4?\n# and 5?"))
     attempt = Attempt(problem=problem.id, text="3*4 = 13\n#### 13", finish="stop", state="")
     case = Case(id=problem.id, problem=problem, attempts=(attempt,))
+    monkeypatch.setenv("EDITOR", "any")
     monkeypatch.setattr("click.edit", lambda text, **_: text.replace("13", "12"))
     assert edited(case) == "3*4 = 12\n#### 12"
     monkeypatch.setattr("click.edit", lambda text, **_: text)
