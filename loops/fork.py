@@ -14,6 +14,7 @@ Not covered: forking in the middle of a round; a parent that was damaged after i
 both.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,10 +33,12 @@ from ..policies.rounds import Report
 from .config import ConfigError, changed
 from .courses import Data
 from .documents import Documents, JournalError, run_record
-from .fitting import check_models, check_needs
+from .fitting import check_models, check_needs, doubts
 from .journal import Tick
 from .launch import GIVEN, Prepared, launch, prepare, record_of, role_specs
 from .show import RunFolder
+
+log = logging.getLogger(__name__)
 
 
 def fork(
@@ -62,7 +65,22 @@ def fork(
         _same(root, Path(parent), from_round)
     else:
         begin(root, Path(parent), from_round, overrides)
+        for line in _doubts(root, Path(parent)):
+            log.warning("warning: %s", line)
     return launch(root, root, overrides, tick=tick, factory=factory)
+
+
+def _doubts(root: Path, parent: Path) -> Iterator[str]:
+    """What is no mistake in a fork, and may not be what was wanted."""
+    ready = prepare(root, begun=True)
+    config, before = ready.experiment, run_record(parent)["config"]
+    kept = config.teacher.policy and config.teacher.policy == before["teacher"]["policy"]
+    if kept and config.method != before["method"]:
+        yield (
+            f"`teacher.policy` {config.teacher.policy} teaches on, in the place of what {config.method!r} does. To let "
+            "the method teach: teacher.policy='\"\"'"
+        )
+    yield from doubts(config, ready.stages)
 
 
 def _same(root: Path, parent: Path, from_round: int) -> None:

@@ -118,6 +118,20 @@ def test_a_change_that_must_matter_leaves_something_else(parent: Path, tmp_path:
     assert not [e for e in small.asks(tmp_path / "fork") if e.step.startswith(("3/teach", "4/teach"))]
 
 
+def test_a_policy_that_teaches_on_under_another_method_is_told_of(
+    told: Told, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = small.policy(
+        tmp_path, "def policy(case, room):\n    return room.teacher.ask(f'{case.question}\\n{case.work}')\n"
+    )
+    launch({**told, "rounds": 1, "teacher": {"policy": policy}}, tmp_path / "run")
+    fork(tmp_path / "run", tmp_path / "on", 0, ["method=gold", "rounds=1"])
+    assert "teaches on, in the place of what 'gold' does. To let the method teach: teacher.policy='\"\"'" in caplog.text
+    caplog.clear()
+    fork(tmp_path / "run", tmp_path / "off", 0, ["method=gold", "rounds=1", 'teacher.policy=""'])
+    assert "teaches on" not in caplog.text
+
+
 def test_another_teacher_can_take_over(parent: Path, tmp_path: Path) -> None:
     report = fork(parent, tmp_path / "fork", 2, ["teacher.options.error_rate=0.5"])
     before, last = report.rounds[1].serving["teacher"], report.rounds[-1].serving["teacher"]
