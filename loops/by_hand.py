@@ -7,11 +7,13 @@ from pathlib import Path
 
 import click
 
+from ..evals.lookup import Lookup
 from ..evals.records import State
 from ..evals.terminal import safe
 from ..policies.records import Case
-from .live import Refused, Taught, folder_of
+from .live import Refused, Taught, check_work, folder_of, practised
 from .live import open as opened
+from .show import RunFolder
 
 NOTE = (
     "# {id}: {question}\n# Above is the work as the student writes it now. Correct it, and save to teach it.\n"
@@ -25,9 +27,17 @@ def by_hand(run: Path, problem: str, work: Path | None, run_dir: Path | None = N
     Raises:
         Refused: it cannot be taught, or nothing was changed in the editor.
     """
+    text = None if work is None else read(work).strip()
+    if (course := RunFolder(run).course) is not None:  # what can be refused by itself starts nothing, and forks nothing
+        asked, gold = (
+            practised(Lookup(course.practice.problems, "id"), problem),
+            Lookup(course.practice.gold, "problem"),
+        )
+        if text is not None:
+            check_work(asked, gold[problem], text)
     with opened(run, run_dir) as live:
-        if work is not None:
-            return live.teach(problem, read(work))
+        if text is not None:
+            return live.teach(problem, text)
         case = live.work(problem)
         if case.right:
             live.check(case, "")  # says why not

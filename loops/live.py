@@ -134,10 +134,7 @@ class Live:
         Raises:
             Refused: there is no such practice problem.
         """
-        if (problem := self.problems.get(id)) is None:
-            ids = list(self.course.practice.problems.column("id"))
-            near = ", ".join(difflib.get_close_matches(id, ids, n=3, cutoff=0.0))
-            raise Refused(f"{id!r} is no practice problem, and nothing else is taught from. The nearest: {near}")
+        problem = practised(self.problems, id)
         (reply,) = self.cast.generate("student", self.state, [Request(messages=problem.messages)])
         attempt = Attempt(problem=id, text=reply.text, finish=reply.finish, state=self.state.digest)
         return Case(id=id, problem=problem, attempts=(attempt,), grades=(grade(problem, self.gold[id], attempt),))
@@ -152,16 +149,7 @@ class Live:
             raise Refused(
                 f"the student's work on {case.id} is right now: there is nothing to correct.{self._wrong(case.id)}"
             )
-        found = check_steps(case.problem, work)
-        if found is not None and not found.sound:
-            lines = [line for line in work.splitlines() if line.strip()]
-            at = found.step
-            where = f"step {at + 1} is wrong ({lines[at].strip()!r}): " if at is not None and at < len(lines) else ""
-            raise Refused(f"the correction of {case.id} is not right: {where}{found.why}. Nothing was taught.")
-        said = Attempt(problem=case.id, text=work, finish="stop", state="")
-        label = grade(case.problem, self.gold[case.id], said).label
-        if label != "right":
-            raise Refused(f"the correction of {case.id} is not right: its answer is {label}. Nothing was taught.")
+        check_work(case.problem, self.gold[case.id], work)
 
     def _wrong(self, id: str) -> str:
         """What else could be taught: what was wrong in the run's last round. Its training may have cured some since."""
@@ -235,6 +223,34 @@ class Live:
         self.book.documents.write("run.json", self.record)
         schedule = replace(self.ready.stages[0].rounds, times=rounds)
         self.report = cycle(self.course, (replace(method, rounds=schedule),), self.cast, self.book)
+
+
+def practised(problems: Mapping[str, Problem], id: str) -> Problem:
+    """
+    Raises:
+        Refused: there is no such practice problem; names the nearest.
+    """
+    if (problem := problems.get(id)) is None:
+        near = ", ".join(difflib.get_close_matches(id, list(problems), n=3, cutoff=0.0))
+        raise Refused(f"{id!r} is no practice problem, and nothing else is taught from. The nearest: {near}")
+    return problem
+
+
+def check_work(problem: Problem, gold: Gold, work: str) -> None:
+    """Whether this is right work on a problem. Needs no model.
+
+    Raises:
+        Refused: it is not: in which step, where that can be known.
+    """
+    found = check_steps(problem, work)
+    if found is not None and not found.sound:
+        lines = [line for line in work.splitlines() if line.strip()]
+        at = found.step
+        where = f"step {at + 1} is wrong ({lines[at].strip()!r}): " if at is not None and at < len(lines) else ""
+        raise Refused(f"the correction of {problem.id} is not right: {where}{found.why}. Nothing was taught.")
+    label = grade(problem, gold, Attempt(problem=problem.id, text=work, finish="stop", state="")).label
+    if label != "right":
+        raise Refused(f"the correction of {problem.id} is not right: its answer is {label}. Nothing was taught.")
 
 
 @contextmanager

@@ -324,7 +324,8 @@ def listing_lines(lines: Sequence[RunLine]) -> Iterator[str]:
     yield from columns(rows, right=range(3, 8))
     for line in lines:
         if line.parent:
-            yield f"{safe(line.run)}: shares the rounds up to {line.shared} of {safe(line.parent)}"
+            gone = "" if Path(line.parent).exists() else ", which is gone"
+            yield f"{safe(line.run)}: shares the rounds up to {line.shared} of {safe(line.parent)}{gone}"
         if line.fault or line.why:
             yield f"{safe(line.run)}: {safe(line.fault or line.why)}"
 

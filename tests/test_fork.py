@@ -366,6 +366,9 @@ def test_runs_shows_the_tree(parent: Path, tmp_path: Path) -> None:
     fork(tmp_path / "z", tmp_path / "m", 3, [NO_MATTER])
     assert len(list(listing_lines(listing(tmp_path)))) == 1 + 3 + 3
     assert any("whose rounds up to 3 it shares" in line for line in run_lines(read_run(tmp_path / "z")))
+    shutil.rmtree(tmp_path / "z")
+    gone = f"{tmp_path / 'a'}: shares the rounds up to 3 of {tmp_path / 'z'}, which is gone"
+    assert gone in listing_lines(listing(tmp_path))
 
 
 def test_a_run_with_a_policy_of_ones_own_is_told_from_the_method_alone(parent: Path, tmp_path: Path) -> None:

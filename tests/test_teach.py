@@ -151,6 +151,14 @@ def test_a_wrong_correction_is_refused_with_the_step_that_is_wrong(run: Path) ->
         assert _told(live.book.root) == before
 
 
+def test_what_can_be_refused_by_itself_starts_nothing(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "work.txt").write_text("=1")
+    for id, why in (("sub-9999", "The nearest: "), ("sub-0002", "step 1 is wrong ('=1')")):
+        done = CliRunner().invoke(app, ["teach", str(run), id, "--work", str(tmp_path / "work.txt")])
+        assert done.exit_code == 2 and why in done.output
+    assert not run.with_name("run-taught").exists()
+
+
 def test_a_correction_of_work_that_was_right_is_refused(run: Path) -> None:
     with tutorloop.open(run) as live:
         right = next(c for c in (live.work(p.id) for p in live.course.practice.problems) if c.right)
