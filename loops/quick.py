@@ -11,26 +11,19 @@ Not covered: what only Ray or a second device would show; memory at full scale.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from ..agents.chat import Chat, render
-from ..agents.models import find_model
-from ..evals.rows import Rows
 from ..evals.terminal import safe
-from ..policies.records import Example
 from .config import Experiment
 from .documents import JournalError, run_record
 from .history import read_history
 from .journal import locked
 from .show import RunFolder
+from .training_rows import ShownRow, shown_rows
 from .words import history_lines
 
 SUFFIX = "-quick"
-SHOWN = 3
-"""Training rows."""
 IDS = 24
 """Token ids of a row that are printed; the middle of a longer one is left out."""
 
@@ -67,11 +60,15 @@ def toy_lines(root: Path) -> Iterator[str]:
     if (limit := run.record["config"].get("limit")) is None:
         return
     yield ""
-    examples = next((r.tables.examples for r in reversed(run.reports) if r.tables and len(r.tables.examples)), None)
-    if examples is None:
+    rows, total = shown_rows(run)
+    if not rows:
         yield "nothing was trained on: no lesson was accepted, and nothing could be rehearsed"
     else:
-        yield from _rows(run.record, examples)
+        yield f"{len(rows)} of {total} rows of the last training, as they were trained on:"
+    for row in rows:
+        yield ""
+        yield f"row {safe(row.example.id)}, {safe(row.example.origin)}"
+        yield from row_lines(row)
     if id := _telling(run):
         yield ""
         yield "one problem's history:"
@@ -81,52 +78,19 @@ def toy_lines(root: Path) -> Iterator[str]:
     yield f"toy scale (limit={limit}): the figures of this run mean nothing. Its folder is {safe(str(root))}"
 
 
-def _rows(record: Mapping[str, Any], examples: Rows[Example]) -> Iterator[str]:
-    student = record["config"]["student"]
-    chat = None
-    if student["engine"] == "transformers":
-        beside = Path(record["folder"]) / student["model"]
-        model = str(beside) if student["model"] and beside.exists() else student["model"]
-        chat = Chat.of(find_model(model, student["revision"]))
-    shown = _different(examples)
-    yield f"{len(shown)} of {len(examples)} rows of the last training, as they were trained on:"
-    for example in shown:
-        yield ""
-        yield f"row {safe(example.id)}, {safe(example.origin)}"
-        yield from _tokens(example, chat) if chat else _text(example)
-
-
-def _different(examples: Rows[Example]) -> Sequence[Example]:
-    """A few, of as many origins as there are; those with a rejected answer first."""
-    found = dict[tuple[str, bool], Example]()
-    others = list[Example]()
-    for example in examples:
-        kind = (example.origin, bool(example.rejected))
-        if kind in found:
-            others.append(example)
-        else:
-            found[kind] = example
-    return list(islice([*sorted(found.values(), key=lambda e: not e.rejected), *others], SHOWN))
-
-
-def _tokens(example: Example, chat: Chat) -> Iterator[str]:
-    row = render(example, chat)
-    prompt, completion = len(row.prompt), len(row.completion)
-    yield f"  {prompt + completion} tokens: {prompt} masked, {completion} up to the stop token"
-    for text, weight in row.pieces(chat):
-        yield f"  {'masked' if not weight else 'trained' if weight == 1 else f'x {weight:g}':<9}{safe(repr(text))}"
-    yield f"  {'ids':<9}{_some(row.prompt)} | {_some(row.completion)}"
+def row_lines(row: ShownRow) -> Iterator[str]:
+    """A training row, for people."""
+    if told := row.rendered:
+        prompt, completion = len(told.prompt), len(told.completion)
+        yield f"  {prompt + completion} tokens: {prompt} masked, {completion} up to the stop token"
+    for text, weight in row.pieces:
+        word = "masked" if not weight else "trained" if weight == 1 else f"x {weight:g}"
+        yield f"  {word:<9}{safe(repr(text))}"
+    if told:
+        yield f"  {'ids':<9}{_some(told.prompt)} | {_some(told.completion)}"
     if row.rejected:
-        rejected = chat.text(row.rejected, special=True)
-        yield f"  {'rejected':<9}{safe(repr(rejected))}, {len(row.rejected)} tokens, in the DPO"
-
-
-def _text(example: Example) -> Iterator[str]:
-    """A scripted student has no tokens."""
-    yield f"  {'masked':<9}{safe(repr(example.prompt[-1].content))}"
-    yield f"  {'trained':<9}{safe(repr(example.completion))}"
-    if example.rejected:
-        yield f"  {'rejected':<9}{safe(repr(example.rejected))}, in the DPO"
+        tokens = f"{len(told.rejected)} tokens, " if told else ""
+        yield f"  {'rejected':<9}{safe(repr(row.rejected))}, {tokens}in the DPO"
 
 
 def _some(ids: Sequence[int]) -> str:

@@ -33,6 +33,7 @@ from .drawing import WIDTH, Column, Moves, curve, dumbbell, flow
 from .history import Chapter, History, history_of
 from .picking import Shelf, shelves
 from .show import Change, RoundLine, RunFolder, RunView, Skilled, printed, read_run
+from .training_rows import shown_rows
 from .words import run_warnings, worth_showing
 
 T = TypeVar("T")
@@ -97,7 +98,8 @@ def report_page(root: Path | str) -> str:
     config = dict(run.record["config"])
     kept = [report for report in run.reports if report.kept]
     back = [line for line in view.rounds if not line.kept]
-    shown = _shelves(run, shelves(run)) if run.reports else []
+    told = _shelves(run, shelves(run)) if run.reports else []
+    rows, total = shown_rows(run)
     return _template().render(
         name=name,
         parent=Path(view.parent).name,
@@ -113,7 +115,9 @@ def report_page(root: Path | str) -> str:
         rolled_back=[(line, _small(run, line)) for line in back[:BACK]],
         more_back=len(back[BACK:]),
         pools=list(_pools(view)),
-        shelves=shown,
+        shelves=told,
+        rows=rows,
+        of_rows=total,
         trained={line.round: run.trained(line.round) for line in view.rounds},
         changed=changed(Experiment().model_dump(mode="json"), config),
         config=yaml.safe_dump(config, sort_keys=True, allow_unicode=True, width=100),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import yaml
 from filelock import FileLock
@@ -24,6 +25,7 @@ from tutorloop.loops.documents import run_record
 from tutorloop.loops.launch import launch
 from tutorloop.loops.plan import plan
 from tutorloop.loops.show import read_run
+from tutorloop.loops.training_rows import chat_of, different, shown
 from tutorloop.policies.records import Example
 from tutorloop.tests.policies_for_tests import small
 
@@ -157,7 +159,7 @@ def test_rows_are_shown_as_they_are_trained_on(
 ) -> None:
     chat = Chat.of(tiny)
     plain, spanned = lessons(1)[0], replace(lessons(2)[1], rejected="", spans=((0, 1, 0.0), (2, 4, 3.0)))
-    first, second = ("\n".join(quick._tokens(e, chat)) for e in (plain, spanned))
+    first, second = ("\n".join(quick.row_lines(shown(e, chat))) for e in (plain, spanned))
     row = render(plain, chat)
     assert f"{len(row.ids)} tokens: {len(row.prompt)} masked, {len(row.completion)} up to the stop token" in first
     assert "masked   '<u>0+3<a>'" in first and "trained  '0 and 3\\n=3<e>'" in first
@@ -169,17 +171,20 @@ def test_rows_are_shown_as_they_are_trained_on(
 def test_rows_are_shown_in_the_words_of_the_revision_that_was_trained(
     tiny: Path, tmp_path: Path, lessons: Callable[..., list[Example]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = list[tuple[str, str]]()
+    asked = list[tuple[str, str, bool]]()
 
-    def found(model: str, revision: str = "") -> Path:
-        asked.append((model, revision))
-        return tiny
+    def found(model: str, *, revision: str, local_files_only: bool) -> str:
+        asked.append((model, revision, local_files_only))
+        return str(tiny)
 
-    monkeypatch.setattr(quick, "find_model", found)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", found)
     student = {"engine": "transformers", "model": "some/model", "revision": "abc123"}
-    rows = write_rows(tmp_path, "examples", Example, lessons(2))
-    assert list(quick._rows({"config": {"student": student}, "folder": str(tmp_path)}, rows))
-    assert asked == [("some/model", "abc123")]
+    chat = chat_of({"config": {"student": student}, "folder": str(tmp_path)})
+    assert asked == [("some/model", "abc123", True)], "and nothing is fetched"
+    (example,) = lessons(1)
+    assert shown(example, chat).rendered == render(example, Chat.of(tiny))
+    monkeypatch.undo()
+    assert shown(example, chat_of({"config": {"student": student}})).rendered is None, "it is not on this machine"
 
 
 def test_shown_are_rows_of_different_origins_pairs_first(tmp_path: Path, lessons: Callable[..., list[Example]]) -> None:
@@ -187,13 +192,13 @@ def test_shown_are_rows_of_different_origins_pairs_first(tmp_path: Path, lessons
     earlier = [replace(e, id=f"old{i}", origin="earlier") for i, e in enumerate(lessons(2))]
     new = [replace(e, id=f"new{i}", rejected="") for i, e in enumerate(lessons(2))]
     rows = write_rows(tmp_path, "examples", Example, [*own, *new, *earlier])
-    assert [e.id for e in quick._different(rows)] == ["old0", "own0", "new0"]
-    assert [e.id for e in quick._different(write_rows(tmp_path, "two", Example, own[:2]))] == ["own0", "own1"]
+    assert [e.id for e in different(rows)] == ["old0", "own0", "new0"]
+    assert [e.id for e in different(write_rows(tmp_path, "two", Example, own[:2]))] == ["own0", "own1"]
 
 
 def test_hostile_text_in_a_row_is_obeyed_by_no_terminal(lessons: Callable[..., list[Example]]) -> None:
     hostile = replace(lessons(1)[0], prompt=user("\x1b[2J\n1+1"), completion="\x07=2\u202e", rejected="\x9b")
-    assert all(line.isprintable() for line in quick._text(hostile))
+    assert all(line.isprintable() for line in quick.row_lines(shown(hostile, None)))
 
 
 @pytest.mark.slow

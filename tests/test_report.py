@@ -31,6 +31,7 @@ from tutorloop.loops.fork import fork
 from tutorloop.loops.picking import shelves
 from tutorloop.loops.report import _pools, cut, lines, report_page, write_report
 from tutorloop.loops.show import RunFolder
+from tutorloop.loops.training_rows import shown_rows
 from tutorloop.tests.policies_for_tests import small
 
 MOST = 2_000_000
@@ -114,6 +115,16 @@ def test_the_numbers_of_the_page_are_those_of_show(finished: Path) -> None:
     assert {row[0] for row in pools} >= set(told["probe"]["skills"]) | set(told["retention"]["skills"])
     changed = told["transitions"]
     assert f"{changed['fixed']} fixed, {changed['regressed']} regressed (exact McNemar" in parsed(page).text
+
+
+def test_the_page_shows_rows_as_they_were_trained_on(finished: Path) -> None:
+    page = report_page(finished)
+    rows, total = shown_rows(RunFolder(finished))
+    assert len(rows) == 3 and f"3 of {total} rows of the last training" in page
+    for row in rows:
+        (asked, masked), (completion, weight) = row.pieces
+        assert (masked, weight) == (0, 1) and completion == row.example.completion
+        assert f'<pre class="row">{html.escape(asked)}<mark>{html.escape(completion)}</mark></pre>' in page
 
 
 def test_the_flow_has_every_fixed_and_regressed_problem_of_every_round(finished: Path) -> None:
