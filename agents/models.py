@@ -43,6 +43,11 @@ def model_folder(model: str) -> Path | None:
     return None
 
 
+def placed(folder: Path, model: str) -> str:
+    """A model's name as it stands in an experiment: a path is taken from `folder`, if something lies there."""
+    return str(folder / model) if model and (folder / model).exists() else model
+
+
 def find_model(model: str, revision: str = "") -> Path:
     """The folder of a model: a path, a repository of the Hugging Face hub, or empty for the shipped student.
 

@@ -44,24 +44,33 @@ def bare(stream: TextIO) -> TextIO:
     return stream.stream if isinstance(stream, _Inert) else stream
 
 
-class _Inert:
-    """A text stream on which everything is harmless. Its bytes are out of reach: they would pass that by."""
+class Guarded:
+    """A text stream in front of another, all of whose text goes through `write`. Its bytes are out of reach: they would
+    pass that by.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        self.stream.write(harmless(text))
-        return len(text)
+        raise NotImplementedError
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
 
-    def isatty(self) -> bool:
-        return False  # no bar can be drawn here
-
     def __getattr__(self, name: str) -> Any:
         if name in ("buffer", "detach"):
-            raise AttributeError(f"an inert stream has no `{name}`")
+            raise AttributeError(f"this stream has no `{name}`: bytes would pass by what its text goes through")
         return getattr(self.stream, name)
+
+
+class _Inert(Guarded):
+    """On which everything is harmless."""
+
+    def write(self, text: str) -> int:
+        self.stream.write(harmless(text))
+        return len(text)
+
+    def isatty(self) -> bool:
+        return False  # no bar can be drawn here

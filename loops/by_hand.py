@@ -21,7 +21,7 @@ NOTE = (
 )
 
 
-def by_hand(run: Path, problem: str, work: Path | None, run_dir: Path | None = None) -> Taught:
+def teach(run: Path, problem: str, work: Path | None, run_dir: Path | None = None) -> Taught:
     """Teach the correction in this file, or ask for it.
 
     Raises:
@@ -29,12 +29,9 @@ def by_hand(run: Path, problem: str, work: Path | None, run_dir: Path | None = N
     """
     text = None if work is None else read(work).strip()
     if (course := RunFolder(run).course) is not None:  # what can be refused by itself starts nothing, and forks nothing
-        asked, gold = (
-            practised(Lookup(course.practice.problems, "id"), problem),
-            Lookup(course.practice.gold, "problem"),
-        )
+        asked = practised(Lookup(course.practice.problems, "id"), problem)
         if text is not None:
-            check_work(asked, gold[problem], text)
+            check_work(asked, Lookup(course.practice.gold, "problem")[problem], text)
     with opened(run, run_dir) as live:
         if text is not None:
             return live.teach(problem, text)
@@ -46,7 +43,7 @@ def by_hand(run: Path, problem: str, work: Path | None, run_dir: Path | None = N
         return live.teach(problem, edited(case))
 
 
-def undone(run: Path, run_dir: Path | None = None) -> State:
+def undo(run: Path, run_dir: Path | None = None) -> State:
     """Take the last correction back; the student that serves again.
 
     Raises:

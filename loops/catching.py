@@ -11,11 +11,13 @@ Not covered: what writes to the file descriptor itself (a library in C, a child 
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
+
+from ..evals.terminal import Guarded
 
 KEPT = 2000
 """Characters of what one case prints."""
@@ -72,11 +74,8 @@ def catch() -> Callable[[], None]:
     return again
 
 
-class _Listening:
-    """A text stream that passes on what is the command's own."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+class _Listening(Guarded):
+    """It passes on what is the command's own."""
 
     def write(self, text: str) -> int:
         if (heard := _HEARD.get()) is not None:
@@ -85,14 +84,5 @@ class _Listening:
             self.stream.write(text)
         return len(text)
 
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
-
     def close(self) -> None:
         return None  # it is everybody's
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("buffer", "detach"):
-            raise AttributeError(f"there is no `{name}` while a policy is tried: its bytes would pass unheard")
-        return getattr(self.stream, name)

@@ -100,17 +100,17 @@ def teach(
     as_json: AsJson = False,
 ) -> None:
     """Teach one correction, now, on top of a run that stays as it is; and see what it did."""
-    from .by_hand import by_hand, taught_lines, undone
+    from . import by_hand
 
     if (problem is None) != undo:
         raise typer.BadParameter("name a problem to teach, or --undo the last correction")
     with told(), warnings():
         if problem is None:
-            state = undone(run, run_dir)
+            state = by_hand.undo(run, run_dir)
             _print(state, [f"the student is {state.name} again, sha256 {state.digest}"], as_json)
         else:
-            taught = by_hand(run, problem, work, run_dir)
-            _print(taught, taught_lines(taught), as_json)
+            taught = by_hand.teach(run, problem, work, run_dir)
+            _print(taught, by_hand.taught_lines(taught), as_json)
 
 
 def _go(root: Path, start: Callable[..., "Report"], command: Sequence[str], quiet: bool, as_json: bool) -> None:
@@ -232,7 +232,7 @@ def _clear(wanted: bool) -> None:
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    run: Run,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; by default report.html in the run's folder.")
     ] = None,

@@ -199,6 +199,11 @@ def run_record(root: Path) -> dict[str, Any]:
     return Documents(root, str(told.get("run"))).read("run.json", RunRecord)
 
 
+def home(record: Mapping[str, Any]) -> Path:
+    """From which relative paths in a run's config are taken; where that is not on record, from here."""
+    return Path(record.get("folder") or Path.cwd())
+
+
 def _place(step: str) -> str:
     return f"steps/{step}.json"
 

@@ -21,6 +21,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from ..agents.build import build
+from ..agents.models import placed
 from ..agents.replay import lay_down
 from ..agents.roles import RoleSpec
 from ..evals.pools import Course, make_course
@@ -42,7 +43,7 @@ from .config import (
     resolve,
 )
 from .courses import answers_source, file_sources, read_course
-from .documents import SCHEMA, Documents, Fork, JournalError, run_record
+from .documents import SCHEMA, Documents, Fork, JournalError, home, run_record
 from .fitting import check_answers, check_models, check_needs, check_training, doubts
 from .journal import Tick, read_status
 from .methods import stages_of
@@ -116,7 +117,7 @@ def configured(experiment: Path | str | Mapping[str, Any], overrides: Sequence[s
         return resolve(experiment, overrides), Path.cwd()
     if (Path(experiment) / "run.json").exists():
         record = run_record(Path(experiment))
-        return resolve(record["config"], overrides), Path(record.get("folder") or Path.cwd())
+        return resolve(record["config"], overrides), home(record)
     file, folder = located(Path(experiment))
     return load(file, overrides), folder
 
@@ -321,15 +322,13 @@ def role_specs(ready: Prepared, root: Path) -> dict[str, RoleSpec]:
     """The four roles of this experiment. The evaluator and the learner hold the student's model."""
     config = ready.experiment
     student, teacher = config.student, config.teacher
-    here = ready.folder
 
     def spec(role: Any, place: Any, model: Any) -> RoleSpec:
-        path = here / model.model
         return RoleSpec(
             role=role,
             engine=model.engine,
             root=root,
-            model=str(path) if model.model and path.exists() else model.model,
+            model=placed(ready.folder, model.model),
             revision=model.revision,
             dtype=model.dtype,
             max_tokens=int(model.options.get("max_new_tokens", model.max_tokens)),

@@ -54,7 +54,6 @@ METHOD = "tutorloop.policies.by_hand:METHOD"
 BARE = ("schedule={}", "check=[]", 'triage=""', 'teacher.policy=""', "teacher.policy_options={}", "budget={}")
 """What an experiment may have put in place of its method's own."""
 
-
 GENTLY = 0.125
 """Factor on the run's learning rate, in a single epoch: more of either costs mastered skills (docs/workbench.md)."""
 
@@ -64,7 +63,7 @@ class Refused(ConfigError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paired:
+class BeforeAfter:
     """The same problems before and after."""
 
     n: int
@@ -89,11 +88,11 @@ class Taught:
     """The misconception that would have written the wrong line, where the world can tell."""
     origins: Mapping[str, int]
     """What was trained on."""
-    twins: Paired | None
+    twins: BeforeAfter | None
     """Problems of the probe that need the same knowledge and were never taught; `None`: there are none."""
-    mastered: Paired | None
+    mastered: BeforeAfter | None
     """Of retention: skills that the student had before any teaching."""
-    quiz: Paired | None
+    quiz: BeforeAfter | None
     was: State
     state: State
     proof: str
@@ -191,9 +190,9 @@ class Live:
             after=self.work(id),
             about=next((lesson.about for lesson in last.tables.lessons), ""),
             origins=last.origins,
-            twins=_paired(finals["probe"], after.get("probe"), twins) if twins else None,
-            mastered=_paired(finals["retention"], after.get("retention")),
-            quiz=_paired(earlier.rounds[-1].quiz, last.quiz),
+            twins=_before_after(finals["probe"], after.get("probe"), twins) if twins else None,
+            mastered=_before_after(finals["retention"], after.get("retention")),
+            quiz=_before_after(earlier.rounds[-1].quiz, last.quiz),
             was=was,
             state=self.state,
             proof=last.proof.status,
@@ -357,14 +356,14 @@ def _settled(book: Book, number: int) -> None:
     book.take_back(last)
 
 
-def _paired(before: Sheet | None, after: Sheet | None, ids: Collection[str] = ()) -> Paired | None:
+def _before_after(before: Sheet | None, after: Sheet | None, ids: Collection[str] = ()) -> BeforeAfter | None:
     """Two sheets of one pool, problem by problem; of `ids` alone, if any are given."""
     if before is None or after is None:
         return None
-    was, now = (
-        {m.problem.id: m.verdict.right for m in x.rows if not ids or m.problem.id in ids} for x in (before, after)
-    )
+    was, now = ({id: right for id, right in x.marks.items() if not ids or id in ids} for x in (before, after))
     counts = transitions(was, now).counts
     fixed, regressed = counts["fixed"], counts["regressed"]
     p = mcnemar(fixed, regressed, tail="two-sided")
-    return Paired(n=len(now), before=sum(was.values()), after=sum(now.values()), fixed=fixed, regressed=regressed, p=p)
+    return BeforeAfter(
+        n=len(now), before=sum(was.values()), after=sum(now.values()), fixed=fixed, regressed=regressed, p=p
+    )

@@ -328,8 +328,7 @@ def _scored(sheet: Sheet | None) -> dict[str, dict[str, float]]:
 
 
 def _transitions(before: Sheet, after: Sheet) -> dict[str, float]:
-    was, now = ({m.problem.id: m.verdict.right for m in sheet.rows} for sheet in (before, after))
-    counts = transitions(was, now).counts
+    counts = transitions(before.marks, after.marks).counts
     return {**counts, "p": mcnemar(counts["fixed"], counts["regressed"], tail="two-sided")}
 
 

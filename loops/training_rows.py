@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..agents.chat import Chat, Rendered, render
-from ..agents.models import model_folder
+from ..agents.models import model_folder, placed
 from ..evals.rows import Rows
 from ..policies.records import Example
+from .documents import home
 from .show import RunFolder
 
 SHOWN = 3
@@ -56,8 +57,7 @@ def chat_of(record: Mapping[str, Any]) -> Chat | None:
     student = record["config"]["student"]
     if student["engine"] != "transformers":
         return None
-    beside = Path(record.get("folder") or Path.cwd()) / student["model"]
-    model = str(beside) if student["model"] and beside.exists() else student["model"]
+    model = placed(home(record), student["model"])
     try:
         if (folder := model_folder(model)) is None:
             from huggingface_hub import snapshot_download

@@ -41,10 +41,10 @@ from ..policies.slots import Method, Teaching
 from ..policies.triage import wrong
 from .catching import Heard, printing
 from .company import Company, cast_of
-from .config import ConfigError, parsed, resolve
+from .config import ConfigError, parsed
 from .documents import JournalError
 from .history import told
-from .launch import Prepared, role_specs
+from .launch import Prepared, configured, role_specs
 from .methods import policy, stages_of
 from .show import RunFolder, first_wrong, printed
 from .trial import Estimate, Row, Trial, TriedCase, TriedRoom, Work, known_asks
@@ -89,10 +89,8 @@ class TriedRound:
         """
         run = RunFolder(root)
         number, answered, picked = _round(run, number)
-        config = run.record["config"]
-        teacher = {**config["teacher"], "policy": "", "policy_options": {}}  # another takes its place
-        experiment = resolve({**config, "teacher": teacher})
-        folder = Path(run.record.get("folder") or Path.cwd())
+        # Another policy takes the place of the run's own, whose file may be gone.
+        experiment, folder = configured(root, ['teacher.policy=""', "teacher.policy_options={}"])
         stages, _ = stages_of(experiment, folder)
         reports = _reports(run, number)
         plan, course = next_round(stages, reports, seed=experiment.seed), run.course

@@ -83,7 +83,7 @@ def gate(
 ) -> RoundReport:
     """Keep the candidate, or roll back; and everything worth reporting of the round."""
     best = max((r for r in reports if r.kept), key=lambda r: r.quiz.accuracy)
-    after, before = _marks(quiz), _marks(best.quiz)
+    after, before = quiz.marks, best.quiz.marks
     against_best = transitions(before, after)
     fixed, regressed = len(against_best.fixed), len(against_best.regressed)
     p = mcnemar(fixed, regressed)
@@ -110,7 +110,7 @@ def gate(
         why=why,
         p_drop=p,
         smallest_drop=smallest_drop(quiz.n, fixed=fixed, alpha=level) if level else None,
-        transitions=transitions(_marks(served.quiz), after),
+        transitions=transitions(served.quiz.marks, after),
         proof=proof,
         tables=tables,
         accepted=sum(n for (sound, _), n in found.items() if sound),
@@ -135,7 +135,3 @@ def _nothing(tables: Tables) -> str:
     if sound := sum(lesson.sound for lesson in tables.lessons):
         return f"none of {sound} sound lessons became an example"
     return f"none of {len(tables.lessons)} lessons was sound"
-
-
-def _marks(quiz: Sheet) -> Mapping[str, bool]:
-    return {m.problem.id: m.verdict.right for m in quiz.rows}

@@ -146,6 +146,11 @@ class Sheet:
 
         return wilson(self.right, self.n)
 
+    @property
+    def marks(self) -> Mapping[str, bool]:
+        """Whether each problem was answered right, by its id. Reads the rows."""
+        return {row.problem.id: row.verdict.right for row in self.rows}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:

@@ -26,6 +26,14 @@ TEMPLATE = (
 )
 
 
+@pytest.fixture(scope="module")
+def no_power_cuts() -> Iterator[None]:
+    """Nobody pulls the plug: what is written survives the end of a process, and need not wait for the disk."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., Path]:
     """`make_model(folder)`: write a random Llama of 25,000 parameters and its tokenizer."""

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -30,6 +30,8 @@ from dataclasses import dataclass, replace
 from tutorloop.policies.checking import Sound
 from tutorloop.policies.gold import METHOD as gold
 from tutorloop.policies.tailored import METHOD as tailored
+
+pytestmark = pytest.mark.usefixtures("no_power_cuts")
 
 def nothing(case, room):
     return None
@@ -68,13 +70,6 @@ CHECKED = replace(gold, check=Likely(kinds=("gold",)))
 AIMED = replace(gold, rounds=replace(gold.rounds, settings={"lora": {"target_modules": ["query_key_value"]}}))
 MISTYPED = replace(gold, rounds=replace(gold.rounds, settings={"lora": {"target_module": "q_proj"}}))
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_power_cuts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 def sums(first: int, n: int, **fields: Any) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from tutorloop.loops.launch import launch
 from tutorloop.tests.policies_for_tests import small
 from tutorloop.tests.test_cli import Done, Shell
 
+pytestmark = pytest.mark.usefixtures("no_power_cuts")
+
 POLICY = """
 def policy(case, room):
     room.note("last", case.id)
@@ -34,13 +36,6 @@ def every(cases, room):
     return cases
 """
 LIKE: dict[str, Any] = {"failures": 1.0, "course": {"practice": 70, "quiz": 30, "exam": 30, "twins": 0, "retention": 5}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_power_cuts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 class Pauses(Tick):

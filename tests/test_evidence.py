@@ -21,12 +21,7 @@ from tutorloop.policies.teaching import CorrectAndPractise
 from tutorloop.tests.policies_for_tests import shapes, small
 from tutorloop.tests.policies_for_tests.shapes import prompt
 
-
-@pytest.fixture(autouse=True, scope="module")
-def no_power_cuts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("os.fsync", lambda descriptor: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_power_cuts")
 
 
 @pytest.fixture(scope="module")

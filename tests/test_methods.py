@@ -21,12 +21,7 @@ from tutorloop.policies.rounds import Report
 from tutorloop.policies.updating import rehearse_then_dpo
 from tutorloop.tests.policies_for_tests import small
 
-
-@pytest.fixture(autouse=True, scope="module")
-def no_power_cuts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("os.fsync", lambda descriptor: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_power_cuts")
 
 
 @pytest.fixture(scope="module")

@@ -30,14 +30,9 @@ from tutorloop.policies.teaching import Diagnosis
 from tutorloop.tests.policies_for_tests import shapes, small
 from tutorloop.tests.policies_for_tests.shapes import prompt
 
+pytestmark = pytest.mark.usefixtures("no_power_cuts")
+
 SHAPES = Path(shapes.__file__)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_power_cuts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -34,15 +34,10 @@ from tutorloop.loops.slots import TooManyFailures
 from tutorloop.tests.policies_for_tests import small
 from tutorloop.tests.test_cli import Shell
 
+pytestmark = pytest.mark.usefixtures("no_power_cuts")
+
 SOON = 30.0
 """Seconds after which a test that waits has failed."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_power_cuts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture(scope="module")

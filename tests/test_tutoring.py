@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,9 @@ from tutorloop.loops.launch import Interrupted, Prepared, launch, prepare
 from tutorloop.policies.rounds import Report
 from tutorloop.tests.policies_for_tests import shapes, small
 
+pytestmark = pytest.mark.usefixtures("no_power_cuts")
+
 SHAPES = Path(shapes.__file__)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_power_cuts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture(scope="module")
