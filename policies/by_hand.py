@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..evals.arithmetic import again, fresh, solve
-from ..evals.records import Problem, user
+from ..evals.records import Problem
 from ..evals.steps import check_steps
 from .attempting import answer
 from .checking import Sound
@@ -54,15 +54,10 @@ class Correction:
         lessons = [Lesson(text=self.work, target=self.work, rejected=case.work, about=about)]
         if found is None or case.problem.domain != "arithmetic":
             return lessons
-
-        def free(question: str) -> bool:
-            other = Problem(id="", messages=user(question))
-            return other.digest != case.problem.digest and not room.sealed(other)
-
         if about:
-            questions = fresh(about, rng=room.rng, n=self.similar, accept=free)
+            questions = fresh(about, rng=room.rng, n=self.similar)
         else:  # no documented mistake: the step itself, once more
-            questions = again(found.due, rng=room.rng, n=self.similar, accept=free)
+            questions = again(found.due, rng=room.rng, n=self.similar)
         return [*lessons, *(practice_lesson(case, Task(question=q, work=solve(q)), about) for q in questions)]
 
 

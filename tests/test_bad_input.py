@@ -25,13 +25,13 @@ from tutorloop.evals.records import Problem, user
 from tutorloop.tests.policies_for_tests import small
 from tutorloop.tests.test_cli import Done, Shell
 
+pytestmark = pytest.mark.usefixtures("no_power_cuts")
+
 POLICIES = """
 from dataclasses import dataclass, replace
 from tutorloop.policies.checking import Sound
 from tutorloop.policies.gold import METHOD as gold
 from tutorloop.policies.tailored import METHOD as tailored
-
-pytestmark = pytest.mark.usefixtures("no_power_cuts")
 
 def nothing(case, room):
     return None

@@ -20,7 +20,7 @@ from tutorloop.agents.build import build
 from tutorloop.agents.roles import RoleSpec
 from tutorloop.evals.files import DamagedFile
 from tutorloop.loops.cli import app
-from tutorloop.loops.documents import run_record
+from tutorloop.loops.documents import Documents, run_record
 from tutorloop.loops.journal import Tick
 from tutorloop.loops.listing import listing
 from tutorloop.loops.words import listing_lines, run_lines
@@ -348,6 +348,17 @@ def test_a_method_with_fewer_stages_cannot_take_over_in_a_later_one(tmp_path: Pa
     launch({**told, "method": f"{methods}:TWO", "rounds": 1}, tmp_path / "run")
     with pytest.raises(ConfigError, match="is of stage 2 of its method, and 'tailored' has 1"):
         fork(tmp_path / "run", tmp_path / "fork", 2, ["method=tailored", "rounds=3"])
+
+
+def test_a_config_of_an_earlier_version_has_the_defaults_of_what_came_later(
+    parent: Path, told: Told, tmp_path: Path
+) -> None:
+    root = shutil.copytree(parent, tmp_path / "run")
+    record = run_record(root)
+    del record["config"]["limit"], record["config"]["course"]["prompt"], record["config"]["course"]["shots"]
+    Documents(root, record["run"]).write("run.json", {k: v for k, v in record.items() if k != "stamp"})
+    assert launch(told, root).status == "finished"
+    assert fork(root, tmp_path / "fork", 3, [NO_MATTER]).status == "finished"
 
 
 # ---- what is shown

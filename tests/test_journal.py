@@ -54,6 +54,23 @@ def test_a_step_runs_once_and_is_replayed_ever_after(journal: Journal) -> None:
     assert counted.calls == 1 and journal.done("1/add") and not journal.done("1/other")
 
 
+def test_what_is_taken_back_leaves_what_earlier_steps_have_left_too(journal: Journal) -> None:
+    def leaves(*names: str) -> int:
+        for name in names:
+            (journal.root / name).write_text(name)
+            journal.vouch(journal.root / name)
+        return len(names)
+
+    (journal.root / "rows").mkdir()
+    for step, names in (("1/one", ("a", "b")), ("1/two", ("b", "c")), ("1/three", ("d",))):
+        journal.step(step, leaves, *names)
+    journal.take_back("1/one")
+    assert [journal.done(f"1/{name}") for name in ("one", "two", "three")] == [True, False, False]
+    assert sorted(p.name for p in journal.root.glob("?")) == ["a", "b"]
+    journal.check()
+    assert journal.step("1/two", leaves, "b", "c") == 2, "it can be done again"
+
+
 @pytest.mark.parametrize("changed", [((3,), {"b": 3}), ((2,), {}), ((2,), {"b": 4})])
 def test_a_step_with_other_inputs_is_refused_by_name(journal: Journal, changed: tuple[Any, Any]) -> None:
     counted = Counted()

@@ -405,6 +405,12 @@ def test_a_thread_that_goes_on_printing_stays_out_of_the_json(run: Path, course:
 # ---- what was asked before
 
 
+def test_what_several_cases_ask_alike_is_asked_once(told: Callable[..., Any], course: Path) -> None:
+    course.write_text("def first_error(case, room):\n    return room.teacher.ask('17-9\\n7-9 put 2\\n=12') and None\n")
+    found = told("first_error", "-n", "5")
+    assert (found["asks"], found["reused"]) == (1, 4)
+
+
 def test_a_policy_that_is_tried_again_asks_only_what_changed(told: Callable[..., Any], course: Path) -> None:
     first = told("first_error", "-n", "6")
     assert (first["asks"], first["reused"]) == (6, 0)
