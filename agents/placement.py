@@ -38,7 +38,7 @@ from ..evals.redact import without_secrets
 from ..evals.terminal import inert
 from . import leftovers
 from .build import build
-from .roles import RoleDied, RoleHung, RoleSpec, devices
+from .roles import RayDied, RoleDied, RoleHung, RoleSpec, devices
 
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 """Variables of the driver's environment that a role sees wherever it runs; none of them is a secret."""
@@ -54,10 +54,6 @@ GLANCE = 1.0
 _claims: list[leftovers.Claim] = []
 _servers: dict[str, int] = {}
 """Process ids of those that were started here."""
-
-
-class RayDied(RuntimeError):
-    """Ray itself is gone, and every role with it or soon. The run goes on with another Ray: the same command."""
 
 
 def start(

@@ -215,6 +215,10 @@ class RoleHung(RuntimeError):
     """A role did not answer within its deadline."""
 
 
+class RayDied(RuntimeError):
+    """Ray itself is gone, and every role with it or soon. The run goes on with another Ray: the same command."""
+
+
 class Host(Protocol):
     """Where a role lives."""
 

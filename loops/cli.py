@@ -1,7 +1,8 @@
 """The command line. Each command imports what it needs when it is called, so that help answers at once.
 
-Exit codes: 0 done; 1 a bug, its traceback in the run's `logs/`; 2 something to mend in the experiment, the folder, the
-command or the machine; 3 stopped, by the budget or by failures; 130 and 143 paused, by SIGINT and SIGTERM.
+Exit codes: 0 done; 1 a bug, or a role that is lost or serves another state than it should: its traceback in the run's
+`logs/`; 2 something to mend in the experiment, the folder, the command or the machine; 3 stopped, by the budget or by
+failures; 130 and 143 paused, by SIGINT and SIGTERM.
 """
 
 import shlex
@@ -101,10 +102,13 @@ def teach(
 ) -> None:
     """Teach one correction, now, on top of a run that stays as it is; and see what it did."""
     from . import by_hand
+    from .live import folder_of
 
     if (problem is None) != undo:
         raise typer.BadParameter("name a problem to teach, or --undo the last correction")
-    with told(), warnings():
+    with told():
+        root = folder_of(run, run_dir)
+    with told(root), warnings():
         if problem is None:
             state = by_hand.undo(run, run_dir)
             _print(state, [f"the student is {state.name} again, sha256 {state.digest}"], as_json)

@@ -29,8 +29,12 @@ def say(line: str) -> None:
 
 @contextmanager
 def told(root: Path | None = None) -> Iterator[None]:
-    """What a person can mend is told in one line; a bug leaves its traceback in the run's logs."""
-    from ..agents.roles import Diverged
+    """What a person can mend is told in one line, and so is what befell a role; a traceback is in the run's logs.
+
+    Args:
+        root: The run that is written; `None`: the command only reads, and a bug's traceback is printed.
+    """
+    from ..agents.roles import Diverged, PublishError, RayDied, RoleDied, RoleHung, Unproven
     from ..evals.files import DamagedFile
     from ..evals.pools import OverlappingPools
     from ..evals.redact import redacted
@@ -51,10 +55,12 @@ def told(root: Path | None = None) -> Iterator[None]:
         if isinstance(e, OSError) and root and not (root / "run.json").exists():
             say(f"tutorloop: {e}")
             raise typer.Exit(2) from None
-        if root is None or not (log := logged(root)):
+        log = logged(root) if root else None
+        if log is None and not isinstance(e, (PublishError, RayDied, RoleDied, RoleHung, Unproven)):
             raise
         first = next(iter(redacted(str(e)).splitlines()), "")
-        say(f"tutorloop: {type(e).__name__}: {first} (traceback in {log}; the same command goes on from here)")
+        where = f" (traceback in {log}; the same command goes on from here)" if log else ""
+        say(f"tutorloop: {type(e).__name__}: {first}{where}")
         raise typer.Exit(1) from None
 
 
