@@ -18,10 +18,12 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ..agents.build import build
 from ..agents.roles import RoleSpec
@@ -96,22 +98,52 @@ def _same(root: Path, parent: Path, from_round: int) -> None:
 
 def begin(root: Path, parent: Path, from_round: int, overrides: Sequence[str]) -> None:
     """Make the folder of a fork, and start nothing. All or nothing: it gets its name when everything is in it."""
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if _taken(root):
         raise ConfigError(f"{root} is not empty and holds no fork. Choose another --run-dir.")
     run = RunFolder(parent)
     steps = _shared(run, from_round)
     ready = prepare(parent, overrides, begun=True)
     _check(run, ready, from_round)
-    root.parent.mkdir(parents=True, exist_ok=True)
     part = root.with_name(f".{root.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for path in chain(_files(run, steps), _sat(run, run.reports[from_round].serving["student"])):
-        _link(parent / path, part / path)
-    told = {"parent": str(parent.resolve()), "round": from_round}
-    Documents(part, run.record["run"]).write("run.json", {**record_of(ready, run.record), "fork": told})
-    with suppress(OSError):
-        root.rmdir()  # empty
-    part.rename(root)
+    with _alone(part, root):
+        for path in chain(_files(run, steps), _sat(run, run.reports[from_round].serving["student"])):
+            _link(parent / path, part / path)
+        told = {"parent": str(parent.resolve()), "round": from_round}
+        Documents(part, run.record["run"]).write("run.json", {**record_of(ready, run.record), "fork": told})
+        if _taken(root):
+            raise JournalError(f"{root} was begun by another process meanwhile. Choose another --run-dir.")
+        with suppress(OSError):
+            root.rmdir()  # empty
+        part.rename(root)
+
+
+def _taken(root: Path) -> bool:
+    return root.exists() and (not root.is_dir() or any(root.iterdir()))
+
+
+@contextmanager
+def _alone(part: Path, root: Path) -> Iterator[None]:
+    """An empty folder for a fork that is being made, while nobody else makes it. Of one that fails nothing is left.
+
+    Raises:
+        JournalError: somebody makes it, or has just made it.
+    """
+    busy = JournalError(f"{root} is being made by another process. Wait for it, or choose another --run-dir.")
+    lock = FileLock(part / "lock")  # which a run has too: it goes along when the folder gets its name
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except (Timeout, FileNotFoundError):  # the latter: it has got its name between the two
+        raise busy from None
+    try:
+        for path in (p for p in part.iterdir() if p.name != "lock"):  # what one that was killed has left
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        lock.release()
 
 
 def _shared(run: RunFolder, from_round: int) -> list[str]:

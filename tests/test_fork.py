@@ -19,6 +19,7 @@ from tutorloop import ConfigError, JournalError, fork, launch, read_run
 from tutorloop.agents.build import build
 from tutorloop.agents.roles import RoleSpec
 from tutorloop.evals.files import DamagedFile
+from tutorloop.loops import fork as forking
 from tutorloop.loops.cli import app
 from tutorloop.loops.documents import Documents, run_record
 from tutorloop.loops.journal import Tick
@@ -201,6 +202,43 @@ def test_a_fork_that_was_killed_while_it_was_made_is_made_anew(
     assert listing(tmp_path) == [], "what is half made is no run"
     assert fork(parent, tmp_path / "fork", 2, [NO_MATTER]).status == "finished"
     assert not (tmp_path / ".fork.part").exists()
+
+
+def test_of_two_that_make_one_fork_at_once_the_second_is_told_and_the_first_is_whole(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["fork", str(parent), "--from-round", "3", "--run-dir", str(tmp_path / "fork"), "-q", NO_MATTER]
+    link, second = os.link, list["subprocess.CompletedProcess[str]"]()
+
+    def slow(source: Any, target: Any) -> None:
+        link(source, target)
+        if not second:
+            second.append(subprocess.run([sys.executable, "-m", "tutorloop", *command], capture_output=True, text=True))
+
+    monkeypatch.setattr(os, "link", slow)
+    assert CliRunner().invoke(app, command).exit_code == 0
+    told = f"tutorloop: {tmp_path / 'fork'} is being made by another process. Wait for it, or choose another --run-dir."
+    assert (second[0].returncode, second[0].stderr) == (2, f"{told}\n")
+    fork(parent, tmp_path / "alone", 3, [NO_MATTER])
+    assert after(tmp_path / "fork", 3) == after(tmp_path / "alone", 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["alone", "fork"]
+
+
+def test_a_fork_that_another_process_has_begun_meanwhile_is_left_to_it(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = forking._check
+
+    def slow(*args: Any) -> None:
+        monkeypatch.setattr(forking, "_check", check)
+        fork(parent, tmp_path / "fork", 3, [NO_MATTER])
+        check(*args)
+
+    monkeypatch.setattr(forking, "_check", slow)
+    with pytest.raises(JournalError, match="was begun by another process meanwhile"):
+        fork(parent, tmp_path / "fork", 3, [NO_MATTER])
+    assert fork(parent, tmp_path / "fork", 3).status == "finished"
+    assert [p.name for p in tmp_path.iterdir()] == ["fork"]
 
 
 def test_where_files_cannot_be_linked_they_are_copied(
