@@ -168,6 +168,16 @@ def atomic_write(path: Path, content: bytes) -> None:
         part.write_bytes(redacted(content))
 
 
+def in_the_way(folder: Path) -> str:
+    """What keeps a folder from being made: `notes.txt is a file`; empty: nothing that one can see."""
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            return f"{path} is a link that leads nowhere"
+        if path.exists() and not path.is_dir():
+            return f"{path} is a file"
+    return ""
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or a folder's list of its files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

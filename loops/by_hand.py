@@ -63,7 +63,10 @@ def read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise Refused(f"the correction in {file} cannot be read: {e}. Nothing was taught.") from None
+        why = e.strerror if isinstance(e, OSError) else "it is no UTF-8"
+        raise Refused(
+            f"the correction in {file} cannot be read: {why}. Name a text file: --work FILE. Nothing was taught."
+        ) from None
 
 
 def edited(case: Case) -> str:

@@ -37,7 +37,7 @@ from .courses import Data
 from .documents import Documents, JournalError, run_record
 from .fitting import check_models, check_needs, doubts
 from .journal import Tick
-from .launch import GIVEN, Prepared, launch, prepare, record_of, role_specs
+from .launch import GIVEN, Prepared, can_hold, launch, prepare, record_of, role_specs
 from .show import RunFolder
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ def _same(root: Path, parent: Path, from_round: int) -> None:
 
 def begin(root: Path, parent: Path, from_round: int, overrides: Sequence[str]) -> None:
     """Make the folder of a fork, and start nothing. All or nothing: it gets its name when everything is in it."""
+    can_hold(root)
     if _taken(root):
         raise ConfigError(f"{root} is not empty and holds no fork. Choose another --run-dir.")
     run = RunFolder(parent)
@@ -118,7 +119,7 @@ def begin(root: Path, parent: Path, from_round: int, overrides: Sequence[str]) -
 
 
 def _taken(root: Path) -> bool:
-    return root.exists() and (not root.is_dir() or any(root.iterdir()))
+    return root.exists() and any(root.iterdir())
 
 
 @contextmanager

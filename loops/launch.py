@@ -24,6 +24,7 @@ from ..agents.build import build
 from ..agents.models import placed
 from ..agents.replay import lay_down
 from ..agents.roles import RoleSpec
+from ..evals.files import in_the_way
 from ..evals.pools import Course, make_course
 from ..evals.records import halved
 from ..evals.rows import LIST, adapter
@@ -236,12 +237,9 @@ def _before(root: Path) -> dict[str, Any] | None:
 
     Until something was answered a mistake in the experiment can still be mended: a run is begun when it has rows.
     """
-    if halved(str(root)):
-        raise ConfigError(f"the run folder's name {str(root)!r} is no text that can be written; choose another.")
+    can_hold(root)
     if not root.exists():
         return None
-    if not root.is_dir():
-        raise ConfigError(f"{root} is a file; a run needs a folder. Choose another --run-dir.")
     begun = (root / "rows").exists() or (root / "steps" / "0.json").exists()
     if begun or (root / "run.json").exists():
         record = run_record(root)
@@ -249,6 +247,17 @@ def _before(root: Path) -> dict[str, Any] | None:
     if any(p.name not in ("lock", ".run.json.part") for p in root.iterdir()):
         raise JournalError(f"{root} is not empty and holds no run (no run.json). Choose another --run-dir.")
     return None
+
+
+def can_hold(root: Path) -> None:
+    """
+    Raises:
+        ConfigError: no run folder can be there.
+    """
+    if halved(str(root)):
+        raise ConfigError(f"the run folder's name {str(root)!r} is no text that can be written; choose another.")
+    if why := in_the_way(root):
+        raise ConfigError(f"{why}; a run needs a folder. Choose another --run-dir.")
 
 
 def record_of(ready: Prepared, before: Mapping[str, Any] | None) -> dict[str, Any]:

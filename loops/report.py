@@ -23,7 +23,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from ..evals.files import atomic_write
+from ..evals.files import atomic_write, in_the_way
 from ..evals.statistics import wilson
 from ..evals.terminal import harmless
 from ..policies.methods import METHODS
@@ -79,10 +79,12 @@ def write_report(root: Path | str, out: Path | None = None) -> Path:
     path = out or Path(root) / NAME
     if path.is_dir():
         raise ConfigError(f"the report cannot be written to {path}: it is a folder. Name a file: --out FILE")
+    if why := in_the_way(path.parent):
+        raise ConfigError(f"the report cannot be written to {path}: {why}. Name another file: --out FILE")
     page = report_page(root)
     try:
         atomic_write(path, page.encode())
-    except (NotADirectoryError, FileExistsError, PermissionError) as e:
+    except PermissionError as e:
         raise ConfigError(f"the report cannot be written to {path}: {e.strerror}. Name another file: --out FILE") from e
     return path
 

@@ -95,3 +95,34 @@ def test_a_role_that_is_lost_before_there_is_a_run_is_a_line_too(
     done = CliRunner().invoke(app, ["run", "scripted", "--run-dir", str(tmp_path / "run"), "-q"])
     assert (done.exit_code, done.stderr) == (1, "tutorloop: RayDied: the raylet has died.\n")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "why"), [("notes/deep/run", "notes is a file"), ("link/run", "link is a link that leads nowhere")]
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run scripted -q --run-dir",
+        "run scripted -q --quick --run-dir",
+        "fork RUN -q --from-round 0 --run-dir",
+        "teach RUN PROBLEM --work notes --run-dir",
+        "report RUN --out",
+        "teach RUN PROBLEM --work",
+    ],
+)
+def test_a_path_below_a_file_is_told_with_the_file_and_what_to_do(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, where: str, why: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    problem = next(iter(small.course(finished).practice.problems))
+    Path("notes").write_text(solve(problem.question))
+    Path("link").symlink_to("nowhere")
+    named = {"RUN": str(finished), "PROBLEM": problem.id}
+    args = [*(named.get(arg, arg) for arg in command.split()), where]
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 2, done.output
+    option, said = args[-2], done.stderr
+    assert (f"the correction in {where} cannot be read" if option == "--work" else why) in said
+    assert option in said and "Errno" not in said and said.count("\n") == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"notes", "link"}
