@@ -20,6 +20,7 @@ from ..policies.rounds import RoundReport, Sheet
 from .config import changed
 from .documents import JournalError
 from .journal import Status
+from .listing import spoken
 from .show import RunFolder, printed
 from .words import UNREADABLE, columns
 
@@ -268,7 +269,7 @@ def comparison_lines(told: Comparison) -> Iterator[str]:
         sat = "before any teaching" if not side.after_round else f"after round {side.after_round}"
         rounds = "first round" if side.shared == 1 else f"first {side.shared} rounds"
         fork = f"; a fork that shares its {rounds} with its parent" if side.shared else ""
-        yield f"{letter}  {safe(side.run)}  {side.status}; method {safe(side.method)}; exam sat {sat}{fork}"
+        yield f"{letter}  {safe(side.run)}  {side.status}; method {safe(spoken(side.method))}; exam sat {sat}{fork}"
     yield "both began with the same student" if told.same_start else "they began with DIFFERENT students"
     yield ""
     yield from _table(told.pools)

@@ -8,6 +8,8 @@ from .documents import JournalError
 from .show import Change, RunFolder, change, is_run, printed
 
 NOTHING = Change()
+BY_HAND = "tutorloop.policies.by_hand:METHOD"
+"""The method of what `tutorloop teach` makes: it ships, and is none that a run would be started with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,15 @@ class RunLine:
     """Folder of the run that this one is a fork of."""
     shared: int = 0
     """The last round that it shares with it."""
+
+
+def spoken(method: str) -> str:
+    """The name of a run's method, for people.
+
+    >>> spoken(BY_HAND), spoken("tailored"), spoken("my_methods:METHOD")
+    ('by hand', 'tailored', 'my_methods:METHOD')
+    """
+    return "by hand" if method == BY_HAND else method
 
 
 def listing(folder: Path, depth: int = 3) -> list[RunLine]:

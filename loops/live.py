@@ -44,13 +44,13 @@ from .documents import Fork, run_record
 from .fork import begin
 from .journal import Tick
 from .launch import Prepared, prepare, record_of, role_specs
+from .listing import BY_HAND
 from .show import RunFolder
 from .slots import TooManyFailures
 from .tutoring import run as cycle
 
 log = logging.getLogger(__name__)
 
-METHOD = "tutorloop.policies.by_hand:METHOD"
 BARE = ("schedule={}", "check=[]", 'triage=""', 'teacher.policy=""', "teacher.policy_options={}", "budget={}")
 """What an experiment may have put in place of its method's own."""
 
@@ -296,7 +296,7 @@ def folder_of(run: Path, run_dir: Path | str | None = None) -> Path:
     Raises:
         JournalError: there is no such run.
     """
-    if RunFolder(run).record["config"]["method"] == METHOD:
+    if RunFolder(run).record["config"]["method"] == BY_HAND:
         return run
     return Path(run_dir) if run_dir else run.with_name(f"{run.name}-taught")
 
@@ -304,7 +304,7 @@ def folder_of(run: Path, run_dir: Path | str | None = None) -> Path:
 def _fork_of(run: Path, run_dir: Path | str | None) -> Path:
     """The folder that is taught in; made if it is not there."""
     folder, root = RunFolder(run), folder_of(run, run_dir)
-    if folder.record["config"]["method"] == METHOD:
+    if folder.record["config"]["method"] == BY_HAND:
         return root
     if folder.record["config"]["student"]["engine"] == "replay":
         raise ConfigError(
@@ -317,7 +317,7 @@ def _fork_of(run: Path, run_dir: Path | str | None) -> Path:
         gently = [f"update.sft.learning_rate={rate}", "update.sft.num_train_epochs=1"]
         if "max_steps" in given:  # it would have the last word
             gently.append("update.sft.max_steps=-1")
-        begin(root, run, last, [f"method={METHOD}", *BARE, f"rounds={last}", *gently])
+        begin(root, run, last, [f"method={BY_HAND}", *BARE, f"rounds={last}", *gently])
     else:
         _taught_on(root, folder)
     return root
@@ -329,7 +329,7 @@ def _taught_on(root: Path, run: RunFolder) -> None:
         ConfigError: what lies there was not taught on top of this run.
     """
     record = run_record(root)
-    if record["config"]["method"] != METHOD or record["fork"] is None:
+    if record["config"]["method"] != BY_HAND or record["fork"] is None:
         raise ConfigError(f"{root} is a run, and none that was taught by hand. Choose another --run-dir.")
     parent, since = Path(record["fork"]["parent"]), max((report.number for report in run.reports), default=0)
     moved = not parent.exists()

@@ -31,6 +31,7 @@ from ..policies.rounds import RoundReport
 from .config import ConfigError, Experiment, changed
 from .drawing import WIDTH, Column, Moves, curve, dumbbell, flow
 from .history import Chapter, History, history_of
+from .listing import spoken
 from .picking import Shelf, shelves
 from .show import Change, RoundLine, RunFolder, RunView, Skilled, printed, read_run
 from .training_rows import shown_rows
@@ -326,7 +327,7 @@ def _template() -> Template:
         lstrip_blocks=True,
         finalize=lambda value: harmless(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    environment.filters |= {"cut": cut, "ends": _ends}
+    environment.filters |= {"cut": cut, "ends": _ends, "spoken": spoken}
     environment.globals |= {"lines": lines, "moved": _moved, "LESSONS": LESSONS, "CHAPTERS": CHAPTERS}
     environment.globals |= {"LINE": LINE, "SETTINGS": SETTINGS}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))

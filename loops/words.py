@@ -11,7 +11,7 @@ from typing import Any
 
 from ..evals.terminal import safe
 from .history import Chapter, History, Told
-from .listing import RunLine
+from .listing import RunLine, spoken
 from .show import Change, Masked, RoundLine, RunView, Skilled
 
 UNREADABLE = 0.02
@@ -46,7 +46,7 @@ def run_lines(view: RunView) -> Iterator[str]:
     """The rounds of a run, and its exam."""
     why = f": {safe(view.why)}" if view.why else ""
     yield f"{safe(view.run)}  {view.status}{why}"
-    yield f"method {safe(view.method)}{f', taught by {safe(view.policy)}' if view.policy else ''}"
+    yield f"method {safe(spoken(view.method))}{f', taught by {safe(view.policy)}' if view.policy else ''}"
     if view.parent:
         own = "" if not view.rounds or view.rounds[-1].round > view.shared else NONE_OF_ITS_OWN
         yield f"fork of {safe(view.parent)}, whose rounds up to {view.shared} it shares{own}"
@@ -319,7 +319,7 @@ def listing_lines(lines: Sequence[RunLine]) -> Iterator[str]:
         quiz = "" if line.quiz is None else f"{line.quiz:.3f}"
         exam = ["" if x is None else f"{x:.3f}" for x in (line.exam.before, line.exam.after)]
         n = str(line.exam.n) if line.exam.n else ""
-        method = ", ".join(safe(x) for x in (line.method, line.policy) if x)
+        method = ", ".join(safe(x) for x in (spoken(line.method), line.policy) if x)
         rows.append([f"{'  ' * depth}{safe(line.run)}", line.status, method, str(line.rounds), quiz, *exam, n])
     yield from columns(rows, right=range(3, 8))
     for line in lines:

@@ -22,6 +22,7 @@ from tutorloop.loops.by_hand import edited, taught_lines
 from tutorloop.loops.cli import app
 from tutorloop.loops.journal import Tick
 from tutorloop.loops.live import Live
+from tutorloop.loops.report import report_page
 from tutorloop.policies.records import Case, Example, Lesson
 from tutorloop.tests.policies_for_tests import small
 
@@ -299,6 +300,20 @@ def test_the_command_takes_a_correction_from_a_file_and_takes_it_back(run: Path,
     assert done.exit_code == 2 and "cannot be read" in done.output
     done = CliRunner().invoke(app, ["teach", str(run)])
     assert done.exit_code == 2 and "name a problem to teach, or --undo" in done.output
+
+
+def test_what_was_taught_by_hand_is_called_so_wherever_a_person_reads(run: Path) -> None:
+    with tutorloop.open(run) as live:
+        case = wrong(live)
+        taught = live.teach(case.id, solve(case.question)).run
+    name = "tutorloop.policies.by_hand:METHOD"
+    for command in (["runs", str(run.parent)], ["show", taught], ["compare", str(run), taught]):
+        told = CliRunner().invoke(app, command).stdout
+        head = "\n".join(line for line in told.splitlines() if not line.startswith("method  "))  # of what differs
+        assert "by hand" in head and name not in head, command
+        assert name in CliRunner().invoke(app, [*command, "--json"]).stdout, "a program reads what a config names"
+    page = report_page(taught)
+    assert "method <b>by hand</b>" in page
 
 
 def test_the_command_opens_an_editor_with_the_work_in_it(
