@@ -171,10 +171,23 @@ def _report(root: Path, quiet: bool) -> None:
 def show(
     run: Run,
     problem: Annotated[str | None, typer.Argument(help="Id of a problem, for its whole history.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="wrong|fixed|regressed", help="List the practice problems that are so, as last asked."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run's rounds, or one problem's history: also while the run goes on."""
+    """Show a run's rounds, one problem's history, or a list of problems: also while the run goes on."""
+    if problem is not None and only is not None:
+        raise typer.BadParameter("name one problem, or list --only some")
     with told():
+        if only is not None:
+            from .picking import listed
+            from .words import listed_lines
+
+            found = listed(run, only)
+            _print(found, listed_lines(found), as_json)
+            return
         if problem is None:
             _show(run, as_json)
             return

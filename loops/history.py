@@ -204,7 +204,7 @@ def _chapter(
         right=sum(g.right for g in case.grades),
         state=attempt.state,
         first_wrong=first_wrong(case),
-        diagnosed=next((v.evidence for v in reversed(case.verdicts) if v.evidence), ""),
+        diagnosed=diagnosed(case),
         gold_seen=any(c.gold_seen for c in picked) or any(x.gold_seen for x in lessons),
         picked=bool(picked),
         reason=next((c.reason for c in picked), ""),
@@ -212,6 +212,11 @@ def _chapter(
         taught=dict(Counter(new)),
         rehearsed=dict(Counter(str(e.origin) for e in examples if e.origin in ("earlier", "own"))),
     )
+
+
+def diagnosed(case: Case) -> str:
+    """What a verifier said that the error is; empty: nothing."""
+    return next((v.evidence for v in reversed(case.verdicts) if v.evidence), "")
 
 
 def _outcome(reports: Mapping[int, RoundReport], number: int) -> dict[str, Any]:

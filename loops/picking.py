@@ -1,16 +1,21 @@
 """Which problems are worth reading in a run: those that were cured, lost or never learnt, and whether their twins were.
 
-Reads a run's tables once, a part at a time. In memory are a few problems of each kind, and the ids of the taught ones.
+Reads a run's tables once, a part at a time. In memory are a few problems of each kind, and the ids of the taught ones;
+of a list, what is on it.
 """
 
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..evals.lookup import Lookup, Seen
+from ..policies.records import Case
 from ..policies.rounds import Sheet
-from .show import RunFolder
+from .config import ConfigError
+from .history import diagnosed
+from .show import RunFolder, first_wrong, printed
 
 EACH = 3
 """Problems of each kind."""
@@ -58,6 +63,39 @@ class Shelf:
     """Of those that are shown."""
 
 
+KINDS = {"wrong": ("lost", "uncured"), "fixed": ("cured",), "regressed": ("lost",)}
+"""Of a list, and which paths are in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One practice problem, as it was last asked."""
+
+    problem: str
+    question: str
+    round: int
+    """In which it was last asked: before that round's training."""
+    labels: Sequence[str]
+    """Of its first answer in each round in which it was asked, this one the last."""
+    answer: str
+    """The student's whole work."""
+    first_wrong: int | None
+    """Index of a line of `answer`, from 0."""
+    diagnosed: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What `show RUN --only wrong --json` prints."""
+
+    run: str
+    only: str
+    """`wrong`, `fixed` or `regressed`."""
+    asked: int
+    """Practice problems that were asked at all."""
+    problems: Sequence[Listed]
+
+
 @dataclass
 class _Best:
     """The few that rank highest, and how many there were; ties go to the first by id."""
@@ -73,6 +111,35 @@ class _Best:
     @property
     def ids(self) -> list[str]:
         return [id for _, id in self.some]
+
+
+def listed(root: Path | str, only: str) -> Listing:
+    """The practice problems that are wrong as last asked (`wrong`), those of them that were right before
+    (`regressed`), or those that are right and were not always (`fixed`). The latest round first.
+
+    Raises:
+        ConfigError: no such kind.
+        JournalError: there is no run, or it is damaged.
+    """
+    if only not in KINDS:
+        raise ConfigError(f"{only!r} is no kind of problems to list: one of {', '.join(KINDS)}.")
+    run, asked, problems = RunFolder(Path(root)), 0, list[Listed]()
+    for number, case in _last_asked(run):
+        asked += 1
+        found = Found(id=case.problem.id, labels=_labels(case))
+        if found.path in KINDS[only]:
+            problems.append(
+                Listed(
+                    problem=found.id,
+                    question=case.question,
+                    round=number,
+                    labels=found.labels,
+                    answer=case.work,
+                    first_wrong=first_wrong(case),
+                    diagnosed=diagnosed(case),
+                )
+            )
+    return Listing(run=printed(root), only=only, asked=asked, problems=problems)
 
 
 def shelves(run: RunFolder) -> list[Shelf]:
@@ -112,13 +179,24 @@ def shelves(run: RunFolder) -> list[Shelf]:
 
 def _practice(run: RunFolder) -> Iterator[Found]:
     """Each practice problem that was asked, once."""
-    twins, taught, seen = _twins(run), _taught(run), Seen()
-    for _, answered in reversed(list(run.answered())):
+    twins, taught = _twins(run), _taught(run)
+    for _, case in _last_asked(run):
+        id = case.problem.id
+        yield Found(id=id, labels=_labels(case), taught=taught[id], twins=twins(id))
+
+
+def _last_asked(run: RunFolder) -> Iterator[tuple[int, Case]]:
+    """Each practice problem that was asked, with the last round in which it was; the latest round first."""
+    seen = Seen()
+    for number, answered in reversed(list(run.answered())):
         for case in answered:
             if case.grades and seen.before(case.problem.id) is None:
-                # A case knows what it was in the earlier rounds in which it was asked.
-                labels, id = [*case.history, case.grades[0].label], case.problem.id
-                yield Found(id=id, labels=labels, taught=taught[id], twins=twins(id))
+                yield number, case
+
+
+def _labels(case: Case) -> list[str]:
+    """A case knows what it was in the earlier rounds in which it was asked."""
+    return [*case.history, case.grades[0].label]
 
 
 def _taught(run: RunFolder) -> Counter[str]:

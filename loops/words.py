@@ -12,6 +12,7 @@ from typing import Any
 from ..evals.terminal import safe
 from .history import Chapter, History, Told
 from .listing import RunLine, spoken
+from .picking import Listing
 from .show import Change, Masked, RoundLine, RunView, Skilled
 
 UNREADABLE = 0.02
@@ -192,6 +193,32 @@ def _unreadable(where: str, truncated: int, unparsed: int, n: int) -> Iterator[s
 
 def _unread(told: Mapping[str, float]) -> float:
     return (told["truncated"] + told["unparsed"]) / told["n"] if told["n"] else 0.0
+
+
+def listed_lines(told: Listing) -> Iterator[str]:
+    """Problems of one kind, a line each."""
+    which = {"wrong": "not right", "fixed": "right and were not before", "regressed": "not right and were right before"}
+    n = len(told.problems)
+    yield f"{n} of {told.asked} practice problems that were asked are {which[told.only]}, each as last asked"
+    rows = [["problem", "round", "so far", "question", "answer", "wrong for"]]
+    for x in told.problems:
+        step = f"first wrong step {x.first_wrong + 1}" if x.first_wrong is not None else ""
+        why = " · ".join(x for x in (step, safe(x.diagnosed)) if x)
+        labels = " ".join(safe(label) for label in x.labels)
+        rows.append([safe(x.problem), f"{x.round}", labels, _one_line(x.question, 48), _one_line(x.answer), why])
+    if n:
+        yield from columns(rows, right=[1])
+        yield "round: in which it was last asked, before that round's training"
+
+
+def _one_line(text: str, most: int = 72) -> str:
+    """A text of several lines, or its beginning and its end.
+
+    >>> _one_line("17+25\\n\\n=42"), _one_line("a" * 30 + "=42", 20)
+    ('17+25 / =42', 'aaaaaaaaaa ... aa=42')
+    """
+    said = safe(" / ".join(line for line in text.splitlines() if line.strip()))
+    return said if len(said) <= most else f"{said[: most // 2]} ... {said[5 + most // 2 - most :]}"
 
 
 # ---- one problem
