@@ -18,7 +18,8 @@ from ..agents.roles import devices
 from ..evals.records import Gold, Problem
 from ..evals.terminal import safe
 from ..policies.checking import Sound
-from ..policies.gold import GoldWork
+from ..policies.explain import ExplainThenPractise
+from ..policies.hinting import HintThenRetry, Socratic
 from ..policies.slots import Method
 from ..policies.teaching import CORRECT, DIAGNOSE, PRACTISE, CorrectAndPractise, diagnose
 from ..policies.triage import Balanced
@@ -33,6 +34,8 @@ WRONG = 0.5
 """Share of the practice problems that a student gets wrong at first, where the course does not say."""
 LASTING = 0.5
 """Share of the errors that is taken to outlive a round."""
+HELPS = 0.5
+"""Share of the hints after which the student is right."""
 WORK = 400
 """Characters of work, where the course has no solutions."""
 
@@ -138,9 +141,12 @@ class _Asks:
     """What one slot asks for one case: how often, with how many characters in and out."""
 
     calls: float
+    """At most."""
     sent: float = 0.0
     got: float = 0.0
     guess: str = ""
+    likely: float = 1.0
+    """Share of the calls that is taken to be needed."""
 
 
 def _estimate(ready: Prepared, practice: Sequence[Problem], gold: Sequence[Gold], sizes: Mapping[str, int]) -> Estimate:
@@ -168,8 +174,9 @@ def _estimate(ready: Prepared, practice: Sequence[Problem], gold: Sequence[Gold]
                 wrong = asked * share * lasting
                 taught = _picked(method, wrong, kinds)
                 for asks, cases in ((verify, wrong), (teach, taught)):
-                    total[0] += asks.calls * cases
-                    total[1] += cases * (asks.sent + asks.got) / letters
+                    part = cases * (asks.likely if total is about else 1.0)
+                    total[0] += asks.calls * part
+                    total[1] += part * (asks.sent + asks.got) / letters
             done += 1
             answers += asked
     reported = sum(n for pool, n in sizes.items() if pool not in ("practice", "quiz"))
@@ -192,18 +199,21 @@ def _verify(method: Method, question: float, work: float) -> _Asks:
 
 
 def _teach(method: Method, question: float, work: float) -> _Asks:
-    teach, checks = method.teach, 0
-    if isinstance(method.check, Sound) and "blind" in method.check.kinds:
-        checks = 1 + (teach.practice if isinstance(teach, CorrectAndPractise) else 0)
-    again = checks * question, checks * work
-    if isinstance(teach, CorrectAndPractise):
-        n = teach.practice
-        sent = len(CORRECT) + question + work + bool(n) * (len(PRACTISE) + question + work)
-        return _Asks(1 + bool(n) + checks, sent + again[0], work + n * (question + work) + again[1])
-    if teach is None or isinstance(teach, GoldWork):
-        return _Asks(checks, *again)
-    guess = f"{_named(teach)} asks once for each case, for work of the usual length (assumed)"
-    return _Asks(1 + checks, len(CORRECT) + question + work + again[0], work + again[1], guess)
+    teach, seen = method.teach, question + work
+    written = teach.practice if isinstance(teach, CorrectAndPractise | ExplainThenPractise) else 0
+    calls, guess, likely = getattr(teach, "asks", None) if teach else 0, "", 1.0
+    if not isinstance(calls, int):
+        calls, guess = 1, f"{_named(teach)} asks once for each case (assumed: no attribute `asks` of it says otherwise)"
+    elif isinstance(teach, HintThenRetry | Socratic) and calls > 1:
+        likely = (1 + (calls - 1) * (1 - HELPS)) / calls
+        guess = f"of the hints {HELPS:.0%} help, and what would follow is not asked (assumed); at most: none"
+    sent, got = calls * (len(CORRECT) + seen), calls * work
+    if written:  # the last ask, and no correction
+        sent, got = sent - len(CORRECT) + len(PRACTISE), got - work + written * seen
+    checks = 0
+    if isinstance(method.check, Sound) and "blind" in method.check.kinds and teach:
+        checks = written + (not isinstance(teach, ExplainThenPractise))  # an explanation is not learnt
+    return _Asks(calls + checks, sent + checks * question, got + checks * work, guess, likely)
 
 
 def _picked(method: Method, wrong: float, kinds: Sequence[float]) -> float:

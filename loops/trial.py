@@ -96,7 +96,7 @@ class TriedCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What the whole round would cost at this rate."""
+    """What the whole round would cost at this rate, to teach and to check; what a verifier asks comes on top."""
 
     cases: int
     asks: int

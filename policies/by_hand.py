@@ -10,6 +10,7 @@ Others are rehearsed because a training on one mistake alone undoes what was mas
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from ..evals.arithmetic import again, fresh, solve
 from ..evals.records import Problem
@@ -47,6 +48,7 @@ class Correction:
     work: str
     similar: int = 7
     """New problems, at most. With thirty-one of them mastered skills were lost (docs/workbench.md)."""
+    asks: ClassVar[int] = 0
 
     def __call__(self, case: Case, room: Room) -> list[Lesson]:
         found = check_steps(case.problem, case.work)

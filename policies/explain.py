@@ -7,6 +7,7 @@ for each round:
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .attempting import answer
 from .checking import Sound
@@ -28,6 +29,7 @@ class ExplainThenPractise:
 
     practice: int = 4
     """New problems a case."""
+    asks: ClassVar[int] = 2
 
     async def __call__(self, case: Case, room: Room) -> list[Lesson]:
         about, said = diagnosed(case), dict(question=case.question, work=case.work)

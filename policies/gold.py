@@ -7,6 +7,7 @@ this round, so there is some only if `ask` leaves some over.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..evals.arithmetic import anything, solve
 from .attempting import answer
@@ -27,6 +28,7 @@ class GoldWork:
 
     practice: int = 4
     """Fresh problems a case, in domains where the package can write them."""
+    asks: ClassVar[int] = 0
 
     def __call__(self, case: Case, room: Room) -> list[Lesson]:
         work = room.gold(case).solution

@@ -18,6 +18,10 @@ class HintThenRetry:
     tries: int = 1
     """At most so many hints a case. The embedded student reads one line, and has no use for a second."""
 
+    @property
+    def asks(self) -> int:
+        return self.tries
+
     async def __call__(self, case: Case, room: Room) -> list[Lesson]:
         tried, hints = case, list[str]()
         most = min(self.tries, free_tries(case.problem))
@@ -39,6 +43,10 @@ class Socratic:
 
     tell: bool = True
     """Whether the correction follows the hints that did not help."""
+
+    @property
+    def asks(self) -> int:
+        return 1 + self.tell  # the weaker hint costs none
 
     async def __call__(self, case: Case, room: Room) -> list[Lesson]:
         for find in (where, due)[-free_tries(case.problem) :]:

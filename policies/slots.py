@@ -2,7 +2,8 @@
 
 Public, for users: `teach`, `verify`, `triage`, `update`. The other four have defaults that most never touch.
 A slot is a function, or a frozen dataclass with `__call__` when it has options; `def` or `async def`. One that needs
-more than text has an attribute `requires`, as a `Method` has.
+more than text has an attribute `requires`, as a `Method` has. A `teach` slot may have an attribute `asks`: how often it
+asks the teacher for one case, at most. For one that has none, `plan` counts once.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

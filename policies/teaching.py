@@ -75,6 +75,10 @@ class CorrectAndPractise:
     practice: int = 3
     """New problems a case."""
 
+    @property
+    def asks(self) -> int:
+        return 1 + bool(self.practice)
+
     async def __call__(self, case: Case, room: Room) -> list[Lesson]:
         about = diagnosed(case)
         said = dict(question=case.question, work=case.work)

@@ -13,6 +13,7 @@ import pytest
 from tutorloop.agents.roles import Trained
 from tutorloop.evals.records import Turn
 from tutorloop.loops.launch import launch
+from tutorloop.loops.plan import plan
 from tutorloop.policies.hinting import HintThenRetry, Socratic
 from tutorloop.policies.methods import METHODS
 from tutorloop.policies.records import Case, Example, Lesson
@@ -61,6 +62,37 @@ def test_every_method_that_ships_teaches_the_scripted_student(method: str, taugh
     report, _ = taught(method)
     assert report.after["exam"].right > report.before["exam"].right + 10
     assert report.after["retention"].accuracy == 1.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_asks_its_teacher_as_often_as_it_says(method: str, taught: Any) -> None:
+    _, root = taught(method)
+    (stage,) = METHODS[method]
+    said = getattr(stage.teach, "asks", 0)
+    asked = Counter((e.step, e.item) for e in small.asks(root) if "/teach" in e.step and e.member == "teacher")
+    assert max(asked.values(), default=0) == said, "so often for some case, and for none more often"
+
+
+def test_a_plan_counts_what_a_policy_says_that_it_asks_and_else_once(tmp_path: Path) -> None:
+    once = small.policy(tmp_path / "once", "def policy(case, room):\n    return room.teacher.ask('x')\n")
+    twice = small.policy(tmp_path / "twice", "def policy(case, room):\n    return None\npolicy.asks = 2\n")
+    # In one round the teacher diagnoses each wrong case, and each is taught.
+    first = ["rounds=1", "check=[gold]"]
+    estimates = {
+        name: plan("scripted", [*first, "method=contrast", f"teacher.policy={policy}"]).estimate
+        for name, policy in (("once", once), ("twice", twice))
+    }
+    estimates |= {name: plan("scripted", [*first, f"method={name}"]).estimate for name in ("socratic", "retry")}
+    wrong = estimates["once"].most_calls // 2
+    assert wrong > 100
+    assert {name: (e.teacher_calls, e.most_calls) for name, e in estimates.items()} == {
+        "once": (2 * wrong, 2 * wrong),
+        "twice": (3 * wrong, 3 * wrong),
+        "retry": (2 * wrong, 2 * wrong),
+        "socratic": (round(1 * wrong + 1.5 * wrong), 3 * wrong),  # half of the hints help
+    }
+    assert any("policy asks once for each case (assumed" in line for line in estimates["once"].how)
+    assert not any("assumed: no" in line for name in ("twice", "retry", "socratic") for line in estimates[name].how)
 
 
 @pytest.mark.parametrize("method", METHODS)
