@@ -1,8 +1,8 @@
 """The command line. Each command imports what it needs when it is called, so that help answers at once.
 
 Exit codes: 0 done; 1 a bug, or a role that is lost or serves another state than it should: its traceback in the run's
-`logs/`; 2 something to mend in the experiment, the folder, the command or the machine; 3 stopped, by the budget or by
-failures; 130 and 143 paused, by SIGINT and SIGTERM.
+`logs/` (also a policy that failed in every case of a try); 2 something to mend in the experiment, the folder,
+the command or the machine; 3 stopped, by the budget or by failures; 130 and 143 paused, by SIGINT and SIGTERM.
 """
 
 import shlex
@@ -220,13 +220,16 @@ def try_(
     watch: Annotated[bool, typer.Option("--watch", help="Try again whenever the file is saved. Ctrl-C ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Try a teaching policy on recorded cases of a run, which stays as it is. What is known is not asked again."""
+    """Try a teaching policy on recorded cases of a run, which stays as it is. What is known is not asked again.
+
+    Exit code 1: the policy raised, hung or returned nonsense in every case.
+    """
     from .catching import catch
     from .trial import Trial
     from .trying import trials
     from .trying_words import trial_lines
 
-    listen = catch()
+    listen, in_vain = catch(), False
     found = trials(policy, on, options or (), number=number, n=n, ids=case or (), seconds=seconds, watch=watch)
     with told(), suppress(*[KeyboardInterrupt] if watch else []):
         try:
@@ -235,10 +238,12 @@ def try_(
                 if isinstance(trial, Trial):
                     _clear(watch and not as_json)
                     _print(trial, trial_lines(trial), as_json)
+                    in_vain = not watch and trial.in_vain
                 else:
                     say(f"tutorloop: {' '.join(str(trial).split())}")
         finally:
             listen()
+    raise typer.Exit(1 if in_vain else 0)
 
 
 def _clear(wanted: bool) -> None:

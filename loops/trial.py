@@ -132,6 +132,11 @@ class Trial:
     fault: str = ""
     """Of the curator: why there are no rows."""
 
+    @property
+    def in_vain(self) -> bool:
+        """The policy failed in every case."""
+        return all(tried.failures and not tried.lessons for tried in self.tried)
+
 
 # ---- a trial at work
 

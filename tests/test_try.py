@@ -185,9 +185,9 @@ def attempt(run: Path, course: Path) -> Callable[..., Any]:
 def told(attempt: Callable[..., Any]) -> Callable[..., Any]:
     """The same as data."""
 
-    def command(name: str, *args: str, **kwargs: Any) -> Any:
+    def command(name: str, *args: str, code: int = 0, **kwargs: Any) -> Any:
         done = attempt(name, *args, "--json", **kwargs)
-        assert done.exit_code == 0, done.stderr
+        assert done.exit_code == code, done.stderr
         return json.loads(done.stdout)
 
     return command
@@ -347,9 +347,9 @@ def test_a_policy_that_fails_gets_one_clear_line_a_case(
 ) -> None:
     done = attempt(name, "-n", "3", "--seconds", "0.5")
     failed = [line for line in done.stdout.splitlines() if line.startswith(f"{'':10}failed ")]
-    assert done.exit_code == 0 and len(failed) == 3 and all(why in line for line in failed), done.stdout
+    assert done.exit_code == 1 and len(failed) == 3 and all(why in line for line in failed), done.stdout
     assert "\x1b" not in done.stdout and "   failed    3" in done.stdout
-    found = told(name, "-n", "3", "--seconds", "0.5")
+    found = told(name, "-n", "3", "--seconds", "0.5", code=1)
     assert (found["cases"], found["failures"], found["accepted"], found["rejected"]) == (3, 3, 0, {})
 
 
@@ -360,6 +360,7 @@ def test_one_case_that_fails_costs_no_other_one(run: Path, told: Callable[..., A
     )
     found = told("one", "-n", "4")
     assert [len(tried["failures"]) for tried in found["tried"]] == [1, 0, 0, 0] and found["accepted"] == 3
+    assert "in_vain" not in found
 
 
 def test_nothing_that_a_policy_writes_is_obeyed_by_a_terminal(attempt: Callable[..., Any]) -> None:
@@ -398,7 +399,7 @@ def test_whatever_a_policy_does_to_the_streams_the_command_keeps_its_own(
 def test_a_thread_that_goes_on_printing_stays_out_of_the_json(run: Path, course: Path) -> None:
     args = ["try", f"{course}:goes_on", "--on", str(run), "-n", "3", "--seconds", "0.5", "--json"]
     done = subprocess.run([sys.executable, "-m", "tutorloop", *args], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 1 and done.stderr == ""
     assert json.loads(done.stdout)["failures"] == 3
 
 
