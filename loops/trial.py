@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,11 @@ SHARD = 64
 """Cases in one wave, as in a run."""
 WAIT = 60.0
 """Seconds that another trial on the same run may take before this one gives up."""
+LARGEST = 64 << 20
+"""Bytes of what the tries of one run have asked, which each try reads: 48 MiB in 0.4 s on two shared cores. Above it is
+begun anew."""
+OLDEST = 90 * 24 * 3600
+"""Seconds without a try on a run, after which what its tries have asked is removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,15 +258,19 @@ def known_asks(run: str) -> Iterator[Known]:
     Args:
         run: Its identity.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "tutorloop" / "tries" / run[:32]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutorloop" / "tries"
+    folder = base / run[:32]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
+    (folder / "lock").touch()  # it is in use
     try:
         lock.acquire(timeout=WAIT, poll_interval=0.05)
     except Timeout:
         raise JournalError(f"another try of this run has gone on for {WAIT:g} s. Wait for it, or end it.") from None
     try:
+        _tidy(base)
+        if sum(path.stat().st_size for path in (folder / "asks").glob("*")) > LARGEST:
+            shutil.rmtree(folder / "asks")
         try:
             known = Known(folder / "asks", run)
         except DamagedFile:  # it is only a cache
@@ -270,3 +279,11 @@ def known_asks(run: str) -> Iterator[Known]:
         yield known
     finally:
         lock.release()
+
+
+def _tidy(base: Path) -> None:
+    """Remove what the tries of runs have asked that nobody tries on any more."""
+    for used in base.glob("*/lock"):
+        with suppress(OSError):  # another try tidies up too
+            if time.time() - used.stat().st_mtime > OLDEST:
+                shutil.rmtree(used.parent)

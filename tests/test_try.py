@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from tutorloop.agents.chat import Chat, render
 from tutorloop.evals.arithmetic import shipped
 from tutorloop.evals.records import user
+from tutorloop.loops import trial
 from tutorloop.loops.cli import app
 from tutorloop.loops.fork import fork
 from tutorloop.loops.launch import launch
@@ -445,6 +446,25 @@ def test_a_cache_that_is_damaged_is_begun_anew(cache: Path, told: Callable[..., 
     file.write_bytes(file.read_bytes().replace(b"Find", b"Lose"))
     assert told("first_error", "-n", "2")["asks"] == 2
     assert told("first_error", "-n", "2")["asks"] == 0
+
+
+def test_what_tries_have_asked_does_not_pile_up(
+    cache: Path, told: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told("first_error", "-n", "2")
+    (mine,) = (cache / "tutorloop" / "tries").iterdir()
+    for name, days in (("old", 91), ("young", 89)):
+        shutil.copytree(mine, other := mine.with_name(name))
+        then = time.time() - days * 24 * 3600
+        os.utime(other / "lock", (then, then))
+    os.utime(mine / "lock", (0, 0))  # it is in use again
+    assert told("first_error", "-n", "2")["asks"] == 0
+    assert {path.name for path in mine.parent.iterdir()} == {mine.name, "young"}
+    size = sum(path.stat().st_size for path in (mine / "asks").iterdir())
+    monkeypatch.setattr(trial, "LARGEST", size)
+    assert told("first_error", "-n", "2")["asks"] == 0
+    monkeypatch.setattr(trial, "LARGEST", size - 1)
+    assert told("first_error", "-n", "2")["asks"] == 2
 
 
 # ---- the student
