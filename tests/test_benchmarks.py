@@ -45,6 +45,11 @@ def journal(beside: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     return script("journal", monkeypatch)
 
 
+@pytest.fixture
+def gpu(beside: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    return script("gpu", monkeypatch)
+
+
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     spec: Any = importlib.util.spec_from_file_location("benchmark", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -211,3 +216,54 @@ def test_growth_is_judged_by_what_a_further_problem_takes(
     memory, wall, cpu = scale.verdicts([run(100, 20.0, 100.0), run(200, 30.0, 105.0), run(*last)])
     assert said[0] in memory
     assert all(words in line for line in (wall, cpu) for words in said[1:])
+
+
+def test_what_the_driver_says_of_the_gpu_is_read_while_it_is_watched(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\nfor i in 1 2 3; do echo '25, 1024'; echo '75, 3072'; done\nexec sleep 60\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    watched = gpu.Gpu()
+    with watched.watched():
+        while len(watched.seen) < 6:
+            pass
+    first, *_, last = (at for at, _, _ in watched.seen)
+    assert watched.between(first, last) == (0.5, 3.0)
+
+
+def test_the_share_of_a_gpus_flops_is_that_of_a_lora_without_what_is_computed_twice(gpu: Any) -> None:
+    times = {"wall": 20.0, "answering": 4.0, "training": 8.0, "publish": 0.5}
+    tokens = {"answered": 1000, "sft": 5_000_000, "dpo": 2_000_000}
+    one = gpu.Measured(student="0.5b", engine="vllm", parameters=10**6, busy=0.9, memory=7.25, **times, **tokens)
+    # 1e6 x (4 x 5e6 + 6 x 2e6) = 3.2e13 in 8 s are 4 of 100 TFLOP/s
+    assert list(gpu.table([one], 100.0))[-1] == (
+        "| 0.5b | 1.0 M | vllm | 20.0 | 250 | 875,000 | 0.50 | 90.0% | 4.0% | 7.2 |"
+    )
+    assert list(gpu.table([replace(one, busy=None, memory=None)], None))[-1].endswith("| 0.50 |  |  |  |")
+
+
+def test_peaks_are_those_of_the_gpu_that_is_named(gpu: Any) -> None:
+    assert gpu.peak_of("NVIDIA H100 80GB HBM3, 570.1, 81559 MiB") == 989.0
+    assert gpu.peak_of("NVIDIA something else") is None
+
+
+def test_a_random_student_is_as_large_as_it_is_said_to_be_and_can_be_asked(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tutorloop.agents.models import can_be_asked
+
+    monkeypatch.setitem(gpu.SIZES, "0.5b", (128, 2))
+    folder = gpu.student("0.5b", tmp_path)
+    can_be_asked(folder)
+    # a layer: four squares for attention, three oblongs, two norms; at the end a norm and 102 words
+    assert gpu.parameters(folder) == 2 * (4 * 128**2 + 3 * 128 * 512 + 2 * 128) + 128 + 102 * 128
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_loop_of_the_gpus_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
+    text = told("gpu", tmp_path, "--device", "cpu", "--students", "tiny", "--engines", "transformers", "--quick")
+    (row,) = rows(text, "tiny")
+    assert all(float(figure.replace(",", "")) > 0 for figure in row[3:7])
