@@ -35,7 +35,18 @@ from ..policies.rounds import Plan, Proof, RoundReport, Sheet
 from .doubts import doubts
 from .lanes import Lanes
 from .models import model_folder, without_system
-from .roles import Canary, Evidence, Job, PublishError, Readings, Reply, Request, Trained, largest_difference
+from .roles import (
+    Canary,
+    Evidence,
+    Job,
+    PublishError,
+    Readings,
+    Reply,
+    Request,
+    RoleSpec,
+    Trained,
+    largest_difference,
+)
 from .seats import Replica, Seat
 
 log = logging.getLogger(__name__)
@@ -100,15 +111,9 @@ class Cast:
 
     def _mind_system(self, member: str) -> None:
         """Say once that what a policy says in a system turn reaches nobody. Of models of the hub nothing is known."""
-        spec = self.seats[member].spec
-        folder = model_folder(spec.model) if spec.engine == "transformers" and member not in self._minded else None
+        if member not in self._minded and (unread := unread_system(self.seats[member].spec)):
+            log.warning("warning: %s", unread)
         self._minded.add(member)
-        if folder is not None and (does := without_system(folder)):
-            log.warning(
-                "warning: the chat template of the %s (%s) %s a system turn: what is said there is not read. Say it in "
-                "the first user turn.",
-                *(member, folder, does),
-            )
 
     def sit(self, pool: Sealed, serving: Mapping[str, State]) -> Sheet:
         """Let the student sit a sealed pool."""
@@ -233,14 +238,39 @@ class Cast:
         seat.proven.add(evidence.state.name)
 
     def _store(self, evidence: Evidence) -> str:
-        file = f"proofs/{evidence.state.name}.json"
+        file = proof_file(evidence.state)
         atomic_write(self.root / file, to_json(evidence, indent=1))
         self.shelf.vouch(self.root / file)
         return file
 
     def _evidence(self, state: State) -> Evidence:
-        found: Evidence = adapter(Evidence).validate_json((self.root / f"proofs/{state.name}.json").read_bytes())
-        return replace(found, state=state)
+        return evidence_of(self.root, state)
+
+
+def evidence_of(root: Path, state: State) -> Evidence:
+    """What was stored when a state was published.
+
+    Raises:
+        OSError, ValueError: it is not there, or is none.
+    """
+    found: Evidence = adapter(Evidence).validate_json((root / proof_file(state)).read_bytes())
+    return replace(found, state=state)
+
+
+def proof_file(state: State) -> str:
+    """Where in its run folder the evidence of a state lies."""
+    return f"proofs/{state.name}.json"
+
+
+def unread_system(spec: RoleSpec) -> str:
+    """What to warn of where a role is given a system turn: that its chat template does not write it. Empty: nothing."""
+    folder = model_folder(spec.model) if spec.engine == "transformers" else None
+    if folder is None or not (does := without_system(folder)):
+        return ""
+    return (
+        f"the chat template of the {spec.role} ({folder}) {does} a system turn: what is said there is not read. Say it "
+        "in the first user turn."
+    )
 
 
 def _common_base(replicas: Sequence[Replica]) -> State:

@@ -38,6 +38,9 @@ from .weights import ADAPTER_FILE, adapter_digest, adapter_modules
 Rule = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """One of transformers' processors: token ids and scores of a batch to scores."""
 
+Answers = list[tuple[list[int], list[float]]]
+"""Emitted ids and their log-probabilities, row by row."""
+
 KEPT = 3
 """Adapters that stay loaded: the serving one, this round's after SFT, and after DPO."""
 
@@ -83,6 +86,39 @@ class TransformersServer:
 
     @torch.no_grad()
     def generate(self, state: State, requests: Sequence[Request]) -> list[Reply]:
+        self._current(state)
+        prompts, fits, steps = self._begin(state, requests)
+        replies = [Reply(text="", finish="error", tokens_in=len(prompt)) for prompt in prompts]
+        if not fits:
+            return replies
+        with self._active(state):
+            *_, answers = steps
+        for i, (ids, logprobs) in zip(fits, answers, strict=True):
+            replies[i] = self._reply(len(prompts[i]), ids, logprobs)
+        return replies
+
+    def stream(self, state: State, request: Request) -> Iterator[Reply]:
+        """The answer to one request as far as it is, after each token; the last one is what `generate` gives for it
+        alone. Its `finish` is `length` while it goes on.
+
+        Between two tokens the server may do other things. Raises as `generate` does.
+        """
+        self._current(state)
+        (prompt,), fits, steps = self._begin(state, [request])
+        if not fits:
+            yield Reply(text="", finish="error", tokens_in=len(prompt))
+            return
+        while True:
+            self._current(state)
+            with self._active(state):
+                answers = next(steps, None)
+            if answers is None:
+                return
+            ((ids, logprobs),) = answers
+            yield self._reply(len(prompt), ids, logprobs)
+
+    def _current(self, state: State) -> None:
+        """See to it that a state is proven, and loaded."""
         evidence = self.proven.get(state.digest)
         if evidence is None:
             raise Unproven(
@@ -91,21 +127,17 @@ class TransformersServer:
             )
         if state.weights and state.digest not in self.names:
             self.prove(evidence)  # it was unloaded meanwhile; what lies on disk may have changed
+
+    def _begin(self, state: State, requests: Sequence[Request]) -> tuple[list[list[int]], list[int], Iterator[Answers]]:
+        """Prompts, the places of those that fit in the model's context, and the steps of decoding these."""
         settings = decoder({**self.decoder, **state.decoder})
         prompts = [self.base.chat.prompt(r.messages, r.prefix) for r in requests]
         window = getattr(self.net.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
         fits = [i for i, prompt in enumerate(prompts) if len(prompt) < window]
-        replies = [Reply(text="", finish="error", tokens_in=len(prompt)) for prompt in prompts]
-        if not fits:
-            return replies
         dice = [self._dice(requests[i], len(prompts[i]), settings) for i in fits]
         limit = int(settings.get("max_new_tokens", self.base.spec.max_tokens))
-        limit = min(limit, window - max(len(prompts[i]) for i in fits))
-        with self._active(state):
-            answers = self._decode([prompts[i] for i in fits], dice, limit)
-        for i, (ids, logprobs) in zip(fits, answers, strict=True):
-            replies[i] = self._reply(len(prompts[i]), ids, logprobs)
-        return replies
+        limit = min(limit, window - max((len(prompts[i]) for i in fits), default=0))
+        return prompts, fits, self._decode([prompts[i] for i in fits], dice, limit)
 
     def _dice(self, request: Request, asked: int, settings: Mapping[str, float]) -> "Dice | None":
         """`None`: the likeliest token is taken, of all of them."""
@@ -123,16 +155,15 @@ class TransformersServer:
             tokens_out=len(ids),
         )
 
-    def _decode(
-        self, prompts: list[list[int]], dice: "list[Dice | None]", limit: int
-    ) -> list[tuple[list[int], list[float]]]:
-        """Emitted ids and their log-probabilities, row by row."""
+    @torch.no_grad()
+    def _decode(self, prompts: list[list[int]], dice: "list[Dice | None]", limit: int) -> Iterator[Answers]:
+        """What there is after each token: the same lists, which grow."""
         stops, pad, rows = self.base.chat.stops, self.base.chat.pad, len(prompts)
         width = max(map(len, prompts))
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.net.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.net.device)
         at = (mask.cumsum(-1) - 1).clamp(min=0)
-        out: list[tuple[list[int], list[float]]] = [([], []) for _ in prompts]
+        out: Answers = [([], []) for _ in prompts]
         live = set(range(rows))
         cache = None
         for _ in range(limit):
@@ -159,11 +190,11 @@ class TransformersServer:
                     out[row][1].append(logprob)
                     if token in stops:
                         live.discard(row)
+            yield out
             if not live:
-                break
+                return
             mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
             at = at[:, -1:] + 1
-        return out
 
     def _load(self, state: State) -> None:
         """Load the adapter afresh under the state's name."""

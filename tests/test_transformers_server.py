@@ -9,7 +9,7 @@ from shutil import copytree
 import pytest
 
 from tutorloop.agents.base import logprobs
-from tutorloop.agents.roles import Canary, Evidence, Request, RoleSpec, Unproven
+from tutorloop.agents.roles import Canary, Evidence, Reply, Request, RoleSpec, Unproven
 from tutorloop.agents.transformers_server import TransformersServer
 from tutorloop.evals.records import State, user
 
@@ -149,3 +149,33 @@ def test_gpus_where_there_are_none_are_refused(spec: Callable[..., RoleSpec]) ->
         pytest.skip("this machine has a GPU")
     with pytest.raises(ValueError, match="asks for 1 GPU and this process sees none"):
         TransformersServer(spec("student", gpus=1))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_a_streamed_answer_grows_by_a_token_and_ends_as_the_answer_that_is_given_whole(
+    server: Made, temperature: float
+) -> None:
+    made, base = server(temperature=temperature)
+    for request in REQUESTS:
+        (whole,) = made.generate(base, [request])
+        steps = list(made.stream(base, request))
+        assert steps[-1] == whole and [s.tokens_out for s in steps] == list(range(1, whole.tokens_out + 1))
+        assert all(s.token_ids == whole.token_ids[: s.tokens_out] and s.finish == "length" for s in steps[:-1])
+
+
+def test_what_is_answered_between_two_tokens_of_a_stream_changes_neither(server: Made) -> None:
+    made, base = server()
+    alone, other = list(made.stream(base, REQUESTS[0])), made.generate(base, REQUESTS[1:])
+    steps = list[Reply]()
+    for step in made.stream(base, REQUESTS[0]):
+        steps.append(step)
+        assert made.generate(base, REQUESTS[1:]) == other
+    assert steps == alone
+
+
+def test_nothing_is_streamed_that_is_not_proven_or_does_not_fit(server: Made) -> None:
+    made, base = server()
+    with pytest.raises(Unproven, match="another"):
+        next(made.stream(replace(base, name="another", digest="0" * 64), REQUESTS[0]))
+    (reply,) = made.stream(base, Request(messages=user("1+" * 100)))
+    assert (reply.finish, reply.text) == ("error", "")
