@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .evals.records import Turn as Turn
     from .evals.records import Verdict as Verdict
     from .evals.records import user as user
+    from .loops.chat_model import StudentChatModel as StudentChatModel
     from .loops.compare import Comparison as Comparison
     from .loops.compare import compare as compare
     from .loops.config import ConfigError as ConfigError
@@ -96,6 +97,7 @@ _WHERE = {
     "RunView": ".loops.show",
     "Sheet": ".policies.rounds",
     "State": ".evals.records",
+    "StudentChatModel": ".loops.chat_model",
     "Taught": ".loops.live",
     "Trainer": ".policies.room",
     "Turn": ".evals.records",

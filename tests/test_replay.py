@@ -22,6 +22,7 @@ from tutorloop.evals.answers import answers_of
 from tutorloop.evals.files import DamagedFile
 from tutorloop.evals.jsonl import BadData, Row, problems_of, rows_of
 from tutorloop.evals.records import Problem, State, user
+from tutorloop.loops.chat_model import StudentChatModel
 from tutorloop.loops.config import ConfigError
 from tutorloop.loops.fork import fork
 from tutorloop.loops.launch import launch, prepare
@@ -422,3 +423,11 @@ def test_real_answers_right_and_wrong_are_told_apart_and_taught_from_gold(tmp_pa
     marks = [(m.problem.question, m.verdict.label) for sheet in sheets for m in sheet.rows]
     marks += [(c.question, c.grades[0].label) for c in one.tables.answered]
     assert [label for question, label in marks if question in faultless and label != "right"] == ["unparsed"]
+
+
+def test_recorded_answers_are_no_chat_model(made: Made, tmp_path: Path) -> None:
+    launch(made(), tmp_path / "run")
+    with pytest.raises(
+        ConfigError, match="a student of recorded answers, which has nothing to say to any other question"
+    ):
+        StudentChatModel(run=tmp_path / "run")
