@@ -17,6 +17,7 @@ from tutorloop.agents.roles import (
     Job,
     PublishError,
     Readings,
+    Reply,
     Request,
     RoleSpec,
     Trained,
@@ -110,6 +111,18 @@ def test_states_that_were_proven_answer_side_by_side(world: World) -> None:
     world.server.prove(world.evidence(second, first))
     assert world.server.generate(second, REQUESTS) != alone
     assert world.server.generate(first, REQUESTS) == alone
+
+
+def test_a_stream_goes_on_in_its_own_state_whatever_is_answered_or_unloaded_meanwhile(world: World) -> None:
+    first, second = world.first.state, world.second.state
+    world.server.prove(world.evidence(first, world.base))
+    world.server.prove(world.evidence(second, first))
+    alone, steps = list(world.server.stream(first, REQUESTS[0])), list[Reply]()
+    for step in world.server.stream(first, REQUESTS[0]):
+        steps.append(step)
+        world.server.generate(second, REQUESTS)
+        world.server._unload(first.digest)
+    assert len(steps) > 3 and steps == alone
 
 
 def test_last_rounds_weights_in_the_new_folder_are_refused(world: World) -> None:
