@@ -9,10 +9,10 @@ it has proven it, once per incarnation (`prove`): a replica that was restarted i
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from ..evals.pools import Sealed
 from ..evals.records import Finish, Messages, State
@@ -144,6 +144,20 @@ class Server(Protocol):
 
         Raises:
             Unproven: `prove` has not succeeded for `state` in this incarnation.
+        """
+        ...
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A server that can hand out an answer token by token."""
+
+    def stream(self, state: State, request: Request) -> Iterator[Reply]:
+        """The answer to one request as far as it is, after each token; the last one is what `generate` gives for it
+        alone. Its `finish` is `length` while it goes on. Between two tokens the server may do other things.
+
+        Raises:
+            Unproven: as `generate`.
         """
         ...
 

@@ -46,7 +46,7 @@ KEPT = 3
 
 
 class TransformersServer:
-    """Implements `Server`."""
+    """Implements `Server` and `Stepwise`."""
 
     def __init__(self, spec: RoleSpec) -> None:
         self.base = Base(spec)
@@ -98,11 +98,6 @@ class TransformersServer:
         return replies
 
     def stream(self, state: State, request: Request) -> Iterator[Reply]:
-        """The answer to one request as far as it is, after each token; the last one is what `generate` gives for it
-        alone. Its `finish` is `length` while it goes on.
-
-        Between two tokens the server may do other things. Raises as `generate` does.
-        """
         self._current(state)
         (prompt,), fits, steps = self._begin(state, [request])
         if not fits:

@@ -10,25 +10,27 @@ random numbers with its tokenizer, so nothing is downloaded: they answer nonsens
 which is as much work as sense.
 
     tokens a second   of the answers to practice and quiz, by the seconds within `generate`
-    publish           from the end of the training until student and evaluator have both proven the state
+    publish           the step in which student and evaluator both load the state and prove it
     GPU busy          the driver's own figure, ten times a second over the whole round: the share of time in which any
                       kernel ran, be it a small one
     FLOPs used        of the update: 4 x parameters x tokens of SFT and 6 x those of DPO, by the seconds of `train` and
-                      the GPU's peak. A LoRA needs no gradient of the base's weights (2 forward, 2 back), DPO one more
-                      pass for its reference; recomputed activations do not count
+                      the GPU's peak in bfloat16 (`tiny` is in float32, whose peak is lower). A LoRA needs no gradient
+                      of the base's weights (2 forward, 2 back), DPO one more pass for its reference; activations that
+                      are computed twice do not count
 
 Not covered: attention's own FLOPs (texts are short); several GPUs; models of the hub.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,7 +95,7 @@ class Gpu:
     @contextmanager
     def watched(self) -> Iterator[None]:
         asked = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
-        with subprocess.Popen([*asked, f"-lms={EVERY}"], stdout=subprocess.PIPE, text=True) as smi:
+        with subprocess.Popen([*asked, f"--loop-ms={EVERY}"], stdout=subprocess.PIPE, text=True) as smi:
             thread = threading.Thread(target=self._read, args=(smi.stdout,), daemon=True)
             thread.start()
             try:
@@ -107,9 +109,11 @@ class Gpu:
             busy, memory = line.splitlines()[0].split(",")
             self.seen.append((time.monotonic(), float(busy), float(memory)))
 
-    def between(self, start: float, end: float) -> tuple[float, float]:
-        """Mean share busy, and the most memory in GiB."""
+    def between(self, start: float, end: float) -> tuple[float | None, float | None]:
+        """Mean share busy, and the most memory in GiB. `None`: nobody looked."""
         here = [(busy, memory) for at, busy, memory in self.seen if start <= at <= end]
+        if not here:
+            return None, None
         return fmean(busy for busy, _ in here) / 100, max(memory for _, memory in here) / 1024
 
 
@@ -163,11 +167,11 @@ def measure(name: str, engine: str, device: str, quick: bool) -> Measured:
         told = experiment(folder, model, engine, quick)
         settings = [f"{role}.gpus={0.3 if device == 'cuda' else 0}" for role in ("student", "evaluator", "learner")]
         watch, gpu = Watch(Recorder(folder / "spans")), Gpu()
-        with gpu.watched() if device == "cuda" else _nothing(), watching(watch.record, "ray"):
+        with gpu.watched() if device == "cuda" else nullcontext(), watching(watch.record, "ray"):
             report = launch(told, folder / "run", settings, tick=watch, factory=Watched((folder / "spans").resolve()))
         (start, *_), (end, *_) = watch.ends[-2:]
         here = [s for s in read_spans(folder / "spans") if start <= s.start and s.end <= end]
-        busy, memory = gpu.between(start, end) if gpu.seen else (None, None)
+        busy, memory = gpu.between(start, end)
         return Measured(
             student=name,
             engine=engine,
@@ -183,11 +187,6 @@ def measure(name: str, engine: str, device: str, quick: bool) -> Measured:
         )
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
 def _seconds(spans: Sequence[Span], kind: str) -> float:
     return sum((s.end - s.start for s in spans if s.kind == kind), 0.0)
 
@@ -195,17 +194,11 @@ def _seconds(spans: Sequence[Span], kind: str) -> float:
 def parameters(model: Path) -> int:
     """Without the table of embeddings, which is looked up and not multiplied.
 
-    >>> parameters(shipped()) / 1e6
-    0.655232
+    >>> parameters(shipped())
+    652928
     """
-    count = 0
-    for path in model_weights(model):
-        for name, _, shape, _ in tensors(path):
-            size = 1
-            for n in shape:
-                size *= n
-            count += 0 if "embed_tokens" in name else size
-    return count
+    found = ((name, shape) for path in model_weights(model) for name, _, shape, _ in tensors(path))
+    return sum(math.prod(shape) for name, shape in found if "embed_tokens" not in name)
 
 
 def emitted(done: RoundReport) -> int:
@@ -255,8 +248,15 @@ def peak_of(gpu: str) -> float | None:
 
 
 def gpu_name() -> str:
+    """
+    Raises:
+        SystemExit: there is none.
+    """
     asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        raise SystemExit("nvidia-smi names no GPU here. With `--device cpu` the loop runs without one.") from None
 
 
 def main() -> None:

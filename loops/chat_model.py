@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.exceptions import ContextOverflowError
@@ -31,7 +31,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 from ..agents.cast import unread_system
 from ..agents.chat import Chat
 from ..agents.models import find_model
-from ..agents.roles import Reply, Request
+from ..agents.roles import Reply, Request, Stepwise
 from ..evals.records import Messages, State, Turn
 from .config import ConfigError
 from .standing import Standing, standing
@@ -40,13 +40,6 @@ log = logging.getLogger(__name__)
 
 ASKED = ("temperature", "max_tokens", "seed")
 """What may be set for the model and, again, for a single call; `stop` too, which LangChain passes by itself."""
-
-
-@runtime_checkable
-class Stepwise(Protocol):
-    """A server that answers token by token."""
-
-    def stream(self, state: State, request: Request) -> Iterator[Reply]: ...
 
 
 class StudentChatModel(BaseChatModel):

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -125,9 +126,16 @@ def test_processes_write_what_they_do_and_one_reads_it(timeline: Any, tmp_path: 
     assert outer.start <= inner.start <= inner.end <= outer.end and inner.pid == outer.pid
 
 
-def test_the_examples_of_the_timeline_hold(timeline: Any) -> None:
-    result = doctest.testmod(timeline)
+@pytest.mark.parametrize("name", ["timeline", "scale", "gpu"])
+def test_the_examples_hold(name: str, beside: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = doctest.testmod(script(name, monkeypatch))
     assert result.attempted and not result.failed
+
+
+def test_where_there_is_no_gpu_its_benchmark_says_so(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="nvidia-smi names no GPU here"):
+        gpu.gpu_name()
 
 
 @pytest.mark.parametrize(
@@ -227,10 +235,13 @@ def test_what_the_driver_says_of_the_gpu_is_read_while_it_is_watched(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     watched = gpu.Gpu()
     with watched.watched():
-        while len(watched.seen) < 6:
-            pass
+        for _ in range(1000):
+            if len(watched.seen) == 6:
+                break
+            time.sleep(0.01)
     first, *_, last = (at for at, _, _ in watched.seen)
     assert watched.between(first, last) == (0.5, 3.0)
+    assert watched.between(last + 1, last + 2) == (None, None), "nobody looked"
 
 
 def test_the_share_of_a_gpus_flops_is_that_of_a_lora_without_what_is_computed_twice(gpu: Any) -> None:
