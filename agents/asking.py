@@ -1,16 +1,19 @@
 """A member of the cast as the policies ask it: each ask under the digest of all that could change its answer."""
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pydantic_core import to_json
+from pydantic import ValidationError
+from pydantic_core import to_json, to_jsonable_python
 
 from ..evals.records import Attempt, Messages, Problem, State, Turn, user
 from ..evals.redact import redacted
 from ..evals.rows import adapter, checked
 from ..policies.records import Cost
+from ..policies.room import NoAnswer
 from .roles import Reply, Request
 
 if TYPE_CHECKING:
@@ -58,9 +61,35 @@ class ItemModel:
         return (await self._answer(request, fresh=fresh)).text
 
     async def afill(self, prompt: str | Messages, schema: type[T], *, sample: int | None = None) -> T:
+        of = adapter(cast(Any, schema))
         request = self._request(_messages(prompt), schema=schema.__name__, sample=sample)
-        filled: T = adapter(cast(Any, schema)).validate_json((await self._answer(request)).text)
-        return filled
+        if not self._called:
+            filled: T = of.validate_json((await self._answer(request)).text)
+            return filled
+        request = replace(request, json_schema=to_json(of.json_schema()).decode())
+        for left in reversed(range(1 + REPAIRS)):
+            text = (await self._answer(request)).text
+            try:
+                filled = of.validate_json(unfenced(text))
+                return filled
+            except ValidationError as e:
+                if not left:
+                    raise NoAnswer(f"the {self.member} filled no {schema.__name__}: {_wrong(e)}", "unfilled") from None
+                request = self._repair(request, text, _wrong(e))
+        raise AssertionError("the last try returns")
+
+    @property
+    def _called(self) -> bool:
+        """Whether it is asked through an API."""
+        return self.room.round.cast.seats[self.member].spec.calls
+
+    def _repair(self, request: Request, text: str, wrong: str) -> Request:
+        """Once more, with what was wrong."""
+        said = [Turn(role="assistant", content=text)] if text.strip() else []
+        told = Turn(role="user", content=REPAIR.format(wrong=wrong, schema=request.json_schema))
+        again: Request = checked(replace(request, messages=(*request.messages, *said, told)), Request)
+        asked: Request = adapter(Request).validate_json(redacted(to_json(again)))
+        return asked
 
     async def aattempt(
         self, problem: Problem, *, context: str = "", prefix: str = "", sample: int | None = None
@@ -104,6 +133,8 @@ class ItemModel:
         reply = await self._ask(request, fresh=fresh)
         if reply.finish == "error":
             why = reply.text or f"a prompt of {reply.tokens_in} tokens does not fit"
+            if reply.fault:
+                raise NoAnswer(f"the {self.member} could not answer: {why}", reply.fault)
             raise ValueError(f"the {self.member} could not answer: {why}")
         return reply
 
@@ -121,8 +152,35 @@ class ItemModel:
     def key(self, request: Request, salt: str) -> str:
         """Same key, same answer. The slot is part of it: a check never reuses the very answer that it vouches for."""
         settings = self.room.round.cast.settings(self.member)
-        parts = [self.member, self.state.digest, settings, self.room.slot, request, salt]
+        told: dict[str, Any] = to_jsonable_python(request)
+        if not request.json_schema:  # it came later than the first keys
+            del told["json_schema"]
+        parts = [self.member, self.state.digest, settings, self.room.slot, told, salt]
         return hashlib.sha256(to_json(parts)).hexdigest()[:32]
+
+
+REPAIRS = 2
+"""Asks for a record that is put right, where a model had the form told and did not keep to it."""
+REPAIR = """This is no JSON of the form that was asked for:
+{wrong}
+Answer once more, with one JSON object of this schema and nothing else:
+{schema}"""
+
+
+def unfenced(text: str) -> str:
+    """JSON without the fence that chat models like to put around it.
+
+    >>> unfenced('```json\\n{"line": "=34"}\\n```')
+    '{"line": "=34"}'
+    """
+    found = re.fullmatch(r"\s*```\w*\n(.*?)\n?```\s*", text, re.DOTALL)
+    return found[1] if found else text
+
+
+def _wrong(error: ValidationError) -> str:
+    """What is wrong with a record, a line each."""
+    found = error.errors(include_url=False, include_context=False)[:5]
+    return "\n".join(f"{'.'.join(map(str, e['loc'])) or 'the answer'}: {e['msg']}" for e in found)
 
 
 def in_view(messages: Messages, context: str) -> Messages:

@@ -21,6 +21,10 @@ def build(spec: RoleSpec) -> Any:
         from .replay import ReplayLearner, ReplayStudent
 
         role = (ReplayLearner if spec.role == "learner" else ReplayStudent)(spec)
+    elif spec.engine == "chat":
+        from .chat_teacher import ChatTeacher
+
+        role = ChatTeacher(spec)
     elif spec.role == "learner":
         from .trl_learner import TrlLearner
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol, TypeVar
 
 from pydantic_core import to_json
@@ -32,6 +33,7 @@ from ..evals.records import Problem, State
 from ..evals.rows import Rows, adapter
 from ..policies.records import Example, Marked
 from ..policies.rounds import Plan, Proof, RoundReport, Sheet
+from .calling import Calls
 from .doubts import doubts
 from .lanes import Lanes
 from .models import model_folder, without_system
@@ -59,6 +61,8 @@ BATCH = 64
 """Requests in one call to an engine."""
 AHEAD = 2
 """Shards in flight for each replica: one is answered, and one is got ready or waits to be written."""
+SHARD = 64
+"""Items in a shard, or fewer."""
 
 
 class Shelf(Protocol):
@@ -86,8 +90,13 @@ class Cast:
     """How long a policy may go without an answer or a result."""
     _minded: set[str] = field(default_factory=set)
     """Members of whose chat template it was asked what it does with a system turn."""
+    _calls: dict[str, Calls] = field(default_factory=dict)
+    """By member, of those that are asked through an API."""
+    _turn: Lock = field(default_factory=Lock)
 
     def close(self) -> None:
+        for calls in self._calls.values():
+            calls.close()
         for seat in self.seats.values():
             seat.close()
 
@@ -108,6 +117,25 @@ class Cast:
             self._mind_system(member)
         replies = lanes.run(lambda i: self._answer(member, state, "generate", state, batches[i]), range(len(batches)))
         return list(chain.from_iterable(replies))
+
+    def calls(self, member: str, state: State) -> Calls | None:
+        """By which a member in `state` is asked at once; `None`: it answers in waves."""
+        seat = self.seats[member]
+        if not seat.spec.calls:
+            return None
+        with self._turn:
+            if member not in self._calls:
+                self.lanes(member, state)
+                evidence = self._evidence(state)
+                self._calls[member] = Calls(seat.spec, list(seat.replicas), lambda replica: replica.prove(evidence))
+        return self._calls[member]
+
+    def ahead(self, serving: Mapping[str, State]) -> Lanes:
+        """For items that may ask anybody. Those of one shard are in step with one another and with the shards before
+        it; where a paid API is asked there are as many shards in flight as keep it busy, stragglers and all.
+        """
+        called = [self.seats[name].spec for name, state in serving.items() if self.calls(name, state)]
+        return Lanes(max((2 + -(-2 * spec.limits.concurrency // SHARD) for spec in called), default=1))
 
     def _mind_system(self, member: str) -> None:
         """Say once that what a policy says in a system turn reaches nobody. Of models of the hub nothing is known."""

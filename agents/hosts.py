@@ -28,10 +28,15 @@ class InProcess:
         with self.turn:
             if self.role is None:
                 self.role = self.factory(self.spec)
-            return getattr(self.role, method)(*args)
+            role = self.role
+            if not self.spec.calls:
+                return getattr(role, method)(*args)
+        return getattr(role, method)(*args)
 
     def restart(self) -> None:
-        self.role = None
+        self.close()
 
     def close(self) -> None:
-        self.role = None
+        role, self.role = self.role, None
+        if role is not None and self.spec.calls:
+            role.close()  # its connections

@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 # Else Ray's servers listen on every interface, even where its node is asked to be 127.0.0.1. Read on import.
@@ -42,6 +43,9 @@ from .roles import RayDied, RoleDied, RoleHung, RoleSpec, devices
 
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 """Variables of the driver's environment that a role sees wherever it runs; none of them is a secret."""
+
+OF_AN_API = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE")
+"""The same for a role that calls one, beside its key."""
 
 OF_THE_HUB = ("HF_TOKEN", "HTTPS_PROXY", "https_proxy")
 """The same for a role whose model lies on the Hugging Face hub, and may be gated; these may be secrets."""
@@ -150,16 +154,18 @@ class Actor:
         self.log = self.spec.root / "logs" / f"{self.name.replace('/', '-')}.log"
         self.pid, self.handle = 0, cast(Any, None)
         self._ready: Any = None  # the first two answers, until they are there
+        self._starting = Lock()
         _enough_gpus([spec])
         self._start()
 
     def call(self, method: str, *args: Any) -> Any:
         if self.handle is None:
             raise RoleDied(f"{self.name} is gone; `restart` it before `{method}`.")
-        if self._ready is not None:
-            self._host, self.pid = self._wait(self._ready[0], "start")
-            self._wait(self._ready[1], "build")
-            self._ready = None
+        with self._starting:
+            if self._ready is not None:
+                self._host, self.pid = self._wait(self._ready[0], "start")
+                self._wait(self._ready[1], "build")
+                self._ready = None
         return self._wait(self.handle.call.remote(method, args), method)
 
     def restart(self) -> None:
@@ -178,13 +184,18 @@ class Actor:
         _ray_lives()
         remote: Any = ray.remote(Holder)
         from_hub = self.spec.model and not Path(self.spec.model).expanduser().exists()
-        passed = (*PASSED_ON, *OF_THE_HUB) if from_hub else PASSED_ON
+        passed = [*PASSED_ON]
+        if self.spec.calls:
+            passed += [*OF_AN_API, self.spec.key]
+        elif from_hub:
+            passed += OF_THE_HUB
         environment = {name: os.environ[name] for name in passed if name in os.environ}
         self._mark = self.log.stat().st_size if self.log.exists() else 0
         self._host = ""
         self.handle = remote.options(
             num_cpus=0,
             num_gpus=self.spec.gpus,
+            max_concurrency=2 if self.spec.calls else 1,  # it takes calls while one waits for what came of others
             max_restarts=0,
             max_task_retries=0,
             runtime_env=dict(self.runtime_env) if self.runtime_env else None,

@@ -18,6 +18,7 @@ from ..evals.pools import Sealed
 from ..evals.records import Finish, Messages, State
 from ..evals.rows import Rows
 from ..policies.records import Example, Json, Marked
+from .faults import Fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Request:
     """Name of the record that the reply must be JSON of; empty: free text."""
     sample: int = 0
     """Which of several answers to the same ask; seeds the sampling."""
+    json_schema: str = ""
+    """What JSON that is, for an engine that does not know the record by its name; as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,12 @@ class Reply:
     """Of each emitted token, natural log; same length as `token_ids`, or empty where the engine has none."""
     tokens_in: int = 0
     tokens_out: int = 0
+    metered: bool = True
+    """Whether the provider said how many tokens; if not, none are counted."""
+    model: str = ""
+    """Who the provider says has answered."""
+    fault: str = ""
+    """When `finish` is `error` since no call came to an answer: the last one's kind of fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +171,25 @@ class Stepwise(Protocol):
         ...
 
 
+class Caller(Protocol):
+    """Answers through calls of an API, many at once. One try is one call; what comes of it is the driver's business."""
+
+    def hello(self) -> Hello: ...
+
+    def prove(self, evidence: Evidence) -> float: ...
+
+    def begin(self, calls: Sequence[tuple[int, Request]]) -> None:
+        """Make these calls, each under a number; does not wait for them."""
+        ...
+
+    def ended(self, seconds: float) -> list[tuple[int, Reply | Fault]]:
+        """What has come of calls that ended since one asked last, by their numbers.
+
+        Waits until there is one, at most so long.
+        """
+        ...
+
+
 class Examiner(Server, Protocol):
     """The evaluator: a student replica of its own, the graders, and the only key to the sealed pools."""
 
@@ -256,16 +284,29 @@ class Host(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How hard a provider may be pressed, by all replicas together, and how often one asks again."""
+
+    concurrency: int = 64
+    """Calls in flight."""
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    """In and out. What a call will take is estimated beforehand and put right afterwards."""
+    tries: int = 6
+    """Calls for one ask, the first included."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoleSpec:
     """How to build one role, and where. Plain values: it crosses process borders."""
 
     role: Literal["student", "teacher", "evaluator", "learner"]
-    engine: Literal["transformers", "scripted", "replay"]
+    engine: Literal["transformers", "scripted", "replay", "chat"]
     root: Path
     """The run folder."""
     model: str = ""
     """Path or hub name of the model; empty: the shipped student. For `scripted` students the profile's folder, for
-    `replay` the file of answers."""
+    `replay` the file of answers, for `chat` the provider's name of it."""
     revision: str = ""
     dtype: str = "float32"
     max_tokens: int = 160
@@ -282,6 +323,21 @@ class RoleSpec:
     seed: int = 0
     options: Mapping[str, Json] = field(default_factory=dict)
     """The engine's own: e.g. `error_rate` of the scripted teacher; generation settings of transformers."""
+    url: str = ""
+    """`chat`: of a server that speaks as OpenAI's does."""
+    chat: str = ""
+    """`chat`: import path of a LangChain chat model, in place of `url`; `options` are its arguments."""
+    key: str = ""
+    """`chat`: name of the environment variable that holds the provider's key."""
+    records: Literal["schema", "prompt"] = "schema"
+    """`chat`: how the model is told the form of a record that it fills: by the provider's own means, or in words."""
+    limits: Limits = field(default_factory=Limits)
+    """`chat`."""
+
+    @property
+    def calls(self) -> bool:
+        """Whether it is a `Caller`: asked at once, through `calling.py`, and not in a wave."""
+        return self.engine == "chat"
 
     @property
     def names(self) -> Sequence[str]:

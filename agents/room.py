@@ -9,8 +9,9 @@ committed by shard.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from random import Random
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..policies.records import Case, Cost, Example, Json, Lesson
 from ..policies.room import Asked, Ledger, Model, free_tries
 from ..policies.rounds import Budget, Plan, PracticeReport
 from .asking import Ask, ItemModel
+from .calling import cost_of
 from .cast import Cast
 from .own_words import OwnWords
 from .roles import Reply
@@ -83,10 +85,16 @@ class RoundRoom:
                 turn()
             return self._send(self.plan.key(slot), asks)
 
-        return Wave(send=send, where=slot, deadline=self.cast.policy_seconds)
+        call = partial(self._call, self.plan.key(slot))
+        return Wave(send=send, where=slot, deadline=self.cast.policy_seconds, call=call)
 
     def enter(self, slot: str, item: str, wave: Wave[Ask, tuple[Reply, Cost]], index: int = 0) -> "ItemRoom":
         return ItemRoom(round=self, slot=slot, item=item, wave=wave, index=index)
+
+    def _call(self, step: str, ask: Ask) -> "Future[tuple[Reply, Cost]] | None":
+        """Ask a paid API at once. Of items that ask the same, whoever is first pays."""
+        calls = self.cast.calls(ask.member, ask.state)
+        return calls.ask(self.ledger, step, ask, partial(self._afford, ask.member)) if calls else None
 
     def _send(self, step: str, asks: list[Ask]) -> list[tuple[Reply, Cost]]:
         """Answer a wave: from the journal what it has, the rest from the engines, journalled before and after."""
@@ -107,16 +115,14 @@ class RoundRoom:
             # The payer is on record, so that a resumed run books each ask to the same item.
             paid = (found.step, found.item) == (step, ask.item)
             reused += [] if paid else [(ask.key, ask.member, ask.item)]
-            out.append((reply, _cost(reply) if paid else Cost(reused=1)))
+            out.append((reply, cost_of(reply) if paid else Cost(reused=1)))
         if reused:
             self.ledger.reused(step, reused)
         return out
 
     def _generate(self, step: str, asks: Mapping[str, Ask]) -> dict[str, Reply]:
-        limit = self.budget.teacher_tokens
-        asked = any(a.member == "teacher" for a in asks.values())
-        if limit is not None and asked and (spent := self.ledger.spent().tokens) >= limit:
-            raise BudgetSpent(f"the budget of {limit} teacher tokens is spent ({spent}); a larger one goes on")
+        for member in dict.fromkeys(a.member for a in asks.values()):
+            self._afford(member)
         journalled = {k: Asked(a.member, a.item, to_json(a.request).decode()) for k, a in asks.items() if a.key}
         if journalled:
             self.ledger.asking(step, journalled)
@@ -127,12 +133,17 @@ class RoundRoom:
             answers = self.cast.generate(member, one.state, [a.request for a in batch.values()])
             replies |= dict(zip(batch, answers, strict=True))
         if journalled:
-            self.ledger.answered(step, {k: (to_json(replies[k]).decode(), _cost(replies[k])) for k in journalled})
+            self.ledger.answered(step, {k: (to_json(replies[k]).decode(), cost_of(replies[k])) for k in journalled})
         return replies
 
-
-def _cost(reply: Reply) -> Cost:
-    return Cost(calls=1, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)
+    def _afford(self, member: str) -> None:
+        """
+        Raises:
+            BudgetSpent: what is to be asked next of this member would go over the budget.
+        """
+        limit = self.budget.teacher_tokens
+        if limit is not None and member == "teacher" and (spent := self.ledger.spent().tokens) >= limit:
+            raise BudgetSpent(f"the budget of {limit} teacher tokens is spent ({spent}); a larger one goes on")
 
 
 @dataclass

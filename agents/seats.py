@@ -65,14 +65,22 @@ class Replica:
         try:
             return ask()
         except (RoleDied, RoleHung) as e:
-            if self.closed:
-                raise
-            log.warning("%s\nA new %s takes its place.", e, self.name)
+            self.replace(e)
+        return ask()
+
+    def replace(self, e: BaseException) -> None:
+        """A fresh one takes its place, which has proven nothing.
+
+        Raises:
+            BaseException: `e`, if it was closed.
+        """
+        if self.closed:
+            raise e
+        log.warning("%s\nA new %s takes its place.", e, self.name)
         with self._busy:
             self._open()
             self.host.restart()
             self.hello, self.proven = None, set()
-        return ask()
 
     def close(self) -> None:
         self.closed = True

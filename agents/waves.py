@@ -1,7 +1,9 @@
 """Running a policy over a shard: many at once, each for itself, and one batch for a model where each had its own ask.
 
 Asks go to an engine in a wave: when every unfinished item waits for one, all pending asks are sent together, in the
-order of the items. So batches do not depend on timing, and there is no call per sample. A policy that raises becomes a
+order of the items. So batches do not depend on timing, and there is no call per sample. An ask of a paid API does not
+wait for the wave: it is called at once (`calling.py`), and a wave goes out when nobody waits for a call any more. A
+policy that raises becomes a
 `Failure`; one that hangs is given up likewise, when nothing has moved for `deadline` seconds. What goes wrong with the
 run itself (a dead role, a spent budget) is raised from `run` and never passes through a policy's hands.
 
@@ -15,8 +17,9 @@ import difflib
 import inspect
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +27,7 @@ from sysconfig import get_path
 from typing import Any, Generic, TypeVar
 
 from ..evals.records import Failure
+from ..policies.room import NoAnswer
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -45,7 +49,14 @@ class Wave(Generic[A, R]):
     """Slot, for failures."""
     deadline: float
     """Seconds without any movement after which the items that do not wait for an answer are given up."""
+    call: Callable[[A], "Future[R] | None"] = lambda ask: None
+    """Makes an ask at once that is to be; `None`: it goes out with the wave. What its future raises ends the run."""
     _pending: list[tuple[int, A, "asyncio.Future[R]"]] = field(default_factory=list)
+    _calling: Counter[int] = field(default_factory=Counter)
+    """How many calls an item waits for."""
+    _called: set["asyncio.Future[R]"] = field(default_factory=set)
+    """Calls under way, be it that nobody waits for them any more."""
+    _broken: BaseException | None = None
     _moved: asyncio.Event = field(default_factory=asyncio.Event)
     _given_up: set[int] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop | None = None
@@ -70,10 +81,33 @@ class Wave(Generic[A, R]):
             raise RuntimeError("asked on an event loop of your own: in a plain `def`, call the blocking `ask`")
         if item in self._given_up:
             raise RuntimeError(LATE)
+        if (called := self.call(ask)) is not None:
+            return await self._answer(item, called)
         answer: asyncio.Future[R] = loop.create_future()
         self._pending.append((item, ask, answer))
         self._moved.set()
         return await answer
+
+    async def _answer(self, item: int, called: "Future[R]") -> R:
+        call = asyncio.wrap_future(called)
+        self._called.add(call)
+        call.add_done_callback(self._through)
+        self._calling[item] += 1
+        self._moved.set()
+        try:
+            await asyncio.wait([call])  # a policy that has had enough of waiting ends no call
+            if self._broken is not None:
+                await asyncio.get_running_loop().create_future()  # for ever: this is no business of the policy's
+            return call.result()
+        finally:
+            self._calling[item] -= 1
+            self._moved.set()
+
+    def _through(self, call: "asyncio.Future[R]") -> None:
+        self._called.discard(call)
+        if not call.cancelled() and (error := call.exception()) is not None:
+            self._broken = self._broken or error
+            self._moved.set()
 
     async def _run(self, names: Sequence[str], start: Callable[[int], Coroutine[Any, Any, T]]) -> list[T | Failure]:
         self._loop = asyncio.get_running_loop()
@@ -83,6 +117,11 @@ class Wave(Generic[A, R]):
         try:
             while busy := {i for i, task in enumerate(tasks) if not task.done()}:
                 await self._move(tasks, busy)
+            while self._called:  # what was asked and not waited for is paid for, and on record before this is over
+                await asyncio.wait(self._called)
+                await asyncio.sleep(0)
+            if self._broken is not None:
+                raise self._broken
         finally:
             for task in tasks:  # else asyncio would tell of each one that the run's own end has ended
                 if task.done() and not task.cancelled():
@@ -93,14 +132,18 @@ class Wave(Generic[A, R]):
         self._moved.clear()
         for _ in range(3):  # an item may be about to ask more than once (`gather`)
             await asyncio.sleep(0)
+        if self._broken is not None:
+            raise self._broken
         if self._moved.is_set():
             return
         waiting = {i for i, _, _ in self._pending}
-        if busy <= waiting:
+        if busy <= waiting and not +self._calling:
             self._flush()
             return
+        waiting |= {*+self._calling}
         try:
-            await asyncio.wait_for(self._moved.wait(), self.deadline)
+            # A call has its own deadlines, and may have to wait for its turn.
+            await asyncio.wait_for(self._moved.wait(), self.deadline if busy - waiting else None)
         except TimeoutError:
             self._given_up |= busy - waiting
             for i in busy - waiting:
@@ -121,6 +164,7 @@ class Wave(Generic[A, R]):
             return Failure(item=name, where=self.where, error="CancelledError: it cancelled itself")
         if (error := task.exception()) is None:
             return task.result()
+        kind = error.kind if isinstance(error, NoAnswer) else ""
         frames = list(traceback.extract_tb(error.__traceback__))
         frames = [f for f in frames if not f.filename.startswith(WITHIN)] or frames
         place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
@@ -128,7 +172,7 @@ class Wave(Generic[A, R]):
             told = f"{type(error).__name__}: {error}{_meant(error)}{place}"
         except Exception:  # its `__str__` is a user's code too
             told = f"{type(error).__name__}{place}"
-        return Failure(item=name, where=self.where, error=told.encode(errors="replace").decode())
+        return Failure(item=name, where=self.where, error=told.encode(errors="replace").decode(), kind=kind)
 
 
 def _meant(error: BaseException) -> str:

@@ -202,3 +202,5 @@ class Failure:
     where: str
     """Slot in which it happened."""
     error: str
+    kind: str = ""
+    """Where a model gave no answer: why, in a word or two (`rate limited`); empty: the item's own fault."""

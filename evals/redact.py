@@ -1,8 +1,9 @@
 """Secrets of the environment, kept out of everything that is written.
 
-A secret is the value of a variable that is named so (OPENAI_API_KEY, HF_TOKEN, DB_PASSWORD ...), or the password in an
-address that a variable holds (`postgres://me:PASSWORD@host`). Wherever something is written, the value is replaced by
-the name: `$OPENAI_API_KEY`. So what is on disk does not depend on the value, and another key changes no digest.
+A secret is the value of a variable that is named so (OPENAI_API_KEY, HF_TOKEN, DB_PASSWORD ...) or was declared to hold
+one, or the password in an address that a variable holds (`postgres://me:PASSWORD@host`). Wherever something is written,
+the value is replaced by the name: `$OPENAI_API_KEY`. So what is on disk does not depend on the value, and another key
+changes no digest.
 
 Not covered: a secret in another form than as it is or as JSON and Python quote it (base64, %XX, a part of it); one
 below eight characters, or a plain word or number, which would be found where nobody meant it; one that comes from a
@@ -29,6 +30,17 @@ _known: dict[str, str] = {}
 """Names of the variables by their secrets; for good, as a policy may take its key out of `os.environ`."""
 
 
+_declared = set[str]()
+
+
+def declare(name: str) -> None:
+    """This variable holds a secret, however it is named."""
+    global _read
+    if name not in _declared:
+        _declared.add(name)
+        _read = None, {}  # look again
+
+
 def secrets() -> Mapping[str, str]:
     """The environment's secrets, each with the name of its variable."""
     global _read
@@ -38,7 +50,7 @@ def secrets() -> Mapping[str, str]:
     seen, found = _read
     if raw is None or raw != seen:
         seen = dict(raw or {})
-        held = [(part, name) for name, value in os.environ.items() for part in _held(name, value)]
+        held = [(part, name) for name, value in os.environ.items() for part in _held(name, value, name in _declared)]
         found = dict(sorted(held, reverse=True))  # of two names for one value the first counts
         _known.update(found)
         _read = seen, found
@@ -84,9 +96,9 @@ def without_secrets() -> Iterator[None]:
 
 
 @cache
-def _held(name: str, value: str) -> tuple[str, ...]:
+def _held(name: str, value: str, declared: bool) -> tuple[str, ...]:
     parts = _IN_ADDRESS.findall(value)
-    if _NAMED.search(name):
+    if declared or _NAMED.search(name):
         parts += [value.strip(), *map(str.strip, value.splitlines())]  # an error may be shortened to its first line
     return tuple(part for part in parts if _telling(part))
 

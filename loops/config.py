@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import to_json
 
 from ..evals.records import halved
-from ..evals.redact import redacted
+from ..evals.redact import declare, redacted
 from ..policies.records import Evidence
 from ..policies.rounds import Budget
 
@@ -38,12 +38,18 @@ def _on_devices(gpus: float) -> float:
 Gpus = Annotated[float, Field(ge=0), AfterValidator(_on_devices)]
 
 
-Engine = Literal["transformers", "scripted", "replay"]
+Engine = Literal["transformers", "scripted", "replay", "chat"]
 
 
 def _teaches(engine: Engine) -> Engine:
     if engine == "replay":
-        raise ValueError("recorded answers are a student's; a teacher is 'scripted' or 'transformers'")
+        raise ValueError("recorded answers are a student's; a teacher is 'scripted', 'transformers' or 'chat'")
+    return engine
+
+
+def _learns(engine: Engine) -> Engine:
+    if engine == "chat":
+        raise ValueError("a chat model of a provider can teach and not be taught")
     return engine
 
 
@@ -79,7 +85,7 @@ class CourseConfig(_Part):
 class RoleConfig(_Part):
     """One role: its engine, and its place."""
 
-    engine: Engine = "transformers"
+    engine: Annotated[Engine, AfterValidator(_learns)] = "transformers"
     model: str = ""
     """Path (relative to the experiment's file) or hub name; empty: the student that comes with the package. `replay`: a
     file of recorded answers."""
@@ -98,13 +104,48 @@ class RoleConfig(_Part):
     """The engine's own: `error_rate` of the scripted teacher."""
 
 
+class LimitsConfig(_Part):
+    """How hard a provider may be pressed by all replicas together."""
+
+    concurrency: int = Field(default=64, ge=1, le=4096)
+    """Calls in flight."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    """In and out."""
+    tries: int = Field(default=6, ge=1)
+    """Calls for one ask, the first included."""
+
+
+CHAT_TOKENS = 1024
+"""`max_tokens` of a chat teacher that nobody set."""
+
+
 class TeacherConfig(RoleConfig):
+    """`chat`: `model` is the provider's name of it, and `options` are fields of the request, or of the class."""
+
     engine: Annotated[Engine, AfterValidator(_teaches)] = "scripted"
+    url: str = ""
+    """chat: of a server that speaks as OpenAI's does: https://api.openai.com/v1, http://localhost:8000/v1."""
+    chat: str = ""
+    """chat: import path of a LangChain chat model, in place of `url`: `langchain_anthropic:ChatAnthropic`."""
+    key: str = ""
+    """chat: name of the environment variable that holds the provider's key. Never the key."""
+    records: Literal["schema", "prompt"] = "schema"
+    """chat: how the form of a record that is to be filled is told: by the provider's own means (`response_format`), or
+    in words, for providers that have none."""
+    limits: LimitsConfig = LimitsConfig()
     policy: str = ""
     """`my_course:first_error`: a file beside the experiment (or an installed module) and a name in it. Takes the place
     of the method's own teaching."""
     policy_options: dict[str, Any] = {}
     """Options of a policy that is a dataclass."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _longer(cls, told: Any) -> Any:
+        if isinstance(told, Mapping) and told.get("engine") == "chat":
+            return {"max_tokens": CHAT_TOKENS, **told}
+        return told
 
 
 class PlaceConfig(_Part):
@@ -173,6 +214,8 @@ FREE = (
     "policy_seconds",
     *(f"{r}.{f}" for r in ("student", "teacher", "learner", "evaluator") for f in ("gpus", "deadline")),
     *(f"{r}.replicas" for r in ("student", "teacher", "evaluator")),
+    "teacher.key",
+    *(f"teacher.limits.{name}" for name in LimitsConfig.model_fields),
 )
 
 
@@ -286,8 +329,8 @@ def fixed(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in _flat(config) if key not in GROWS and key not in FREE}
 
 
-_SECRET = re.compile(r"api_?key|passw|secret|credential|(access|auth|bearer|hub)_?token", re.IGNORECASE)
-_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+SECRET = re.compile(r"api_?key|passw|secret|credential|(access|auth|bearer|hub)_?token", re.IGNORECASE)
+VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 def holds_no_secret(config: Experiment) -> None:
@@ -296,10 +339,12 @@ def holds_no_secret(config: Experiment) -> None:
     Raises:
         ConfigError: a value is a secret of the environment, or stands under a key for secrets and names no variable.
     """
+    if VARIABLE.fullmatch(config.teacher.key):
+        declare(config.teacher.key)
     for key, value in _flat(config.model_dump(mode="json")):
         text = to_json(value).decode()
-        named = not value or (isinstance(value, str) and _VARIABLE.fullmatch(value))
-        if redacted(text) != text or (_SECRET.search(key) and not named):
+        named = not value or (isinstance(value, str) and VARIABLE.fullmatch(value))
+        if redacted(text) != text or (SECRET.search(key) and not named):
             raise ConfigError(
                 f"`{key}` holds a secret, and would be stored with the run. Put the secret into an environment "
                 "variable, and here at most the variable's name."

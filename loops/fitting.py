@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from itertools import chain, product
 from pathlib import Path
 
+from ..agents.completions import key_of
 from ..agents.decoding import decoder, idle, scripted
 from ..agents.ignored import ignored
 from ..agents.models import can_be_asked, can_be_trained, fits, model_folder, without_system
@@ -22,6 +23,7 @@ from ..policies.slots import Method, Stages
 from ..policies.updating import sft, sft_then_dpo
 from .config import ConfigError, Experiment, RoleConfig, nearest
 from .courses import Data
+from .providers import taken
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,10 @@ def check_training(config: Experiment, stages: Stages) -> None:
                 raise ConfigError(f"{whose}: `{kind}.{name}` needs a GPU. Set `learner.gpus`, or leave it out.")
 
 
+OF_A_REPLY = (("max_new_tokens", "max_tokens"), ("temperature", "temperature"))
+"""Options of a generation config that are keys of a role as well."""
+
+
 def check_answers(config: Experiment) -> None:
     """
     Raises:
@@ -54,13 +60,15 @@ def check_answers(config: Experiment) -> None:
         try:
             if role.engine == "scripted":
                 scripted(name, role.options)
+            elif role.engine == "chat":
+                taken(config.teacher)
             elif role.engine == "replay" and role.options:
                 raise ValueError("answers that are on record have none. Leave them out.")
             else:
                 decoder(role.options)
         except ValueError as e:
             raise ConfigError(f"`{name}.options`: {e}") from None
-        for option, key in (("max_new_tokens", "max_tokens"), ("temperature", "temperature")):
+        for option, key in OF_A_REPLY if role.engine != "chat" else ():
             value, plain = getattr(role, key), RoleConfig.model_fields[key].default
             if option in role.options and value not in (plain, role.options[option]):
                 raise ConfigError(
@@ -148,10 +156,11 @@ def check_needs(config: Experiment, stages: Stages, data: Data, before: int = 0)
                 "engine. Do without them, or use another method, policy or triage (`tutorloop methods`)."
             )
         if need == "schema":
-            if config.teacher.engine != "scripted":
+            if config.teacher.engine not in ("scripted", "chat"):
                 raise ConfigError(
                     f"{who} needs a teacher that fills records (`schema`), and the engine {config.teacher.engine!r} "
-                    "cannot. Use `teacher.engine: scripted`, or another method or policy (`tutorloop methods`)."
+                    "cannot. Use `teacher.engine: scripted` or `chat`, or another method or policy (`tutorloop "
+                    "methods`)."
                 )
         elif need == "gold":
             if not any(gold and gold.solution for _, gold in data.splits["practice"]):
@@ -179,6 +188,9 @@ def check_models(config: Experiment, stages: Stages, specs: Mapping[str, RoleSpe
             if spec.engine == "scripted":
                 if name == "student" and spec.model:
                     profile(Path(spec.model))
+            elif spec.engine == "chat":
+                if asked and spec.key:
+                    key_of(spec)
             elif spec.engine == "replay":
                 told.append("the student's answers are recorded: it is examined and taught, and nothing is trained")
             elif (folder := model_folder(spec.model)) is not None:

@@ -267,7 +267,7 @@ def _asks(run: RunFolder, number: int, items: Collection[str]) -> list[Entry]:
     found: dict[str, Entry] = {}
     for slot in ("verify", "triage", "teach", "check"):
         for entry in run.asks(f"{number}/{slot}"):
-            if entry.item in items and not (entry.reused and entry.key in found):
+            if entry.item in items and not entry.fault and not (entry.reused and entry.key in found):
                 found[entry.key] = entry
     return list(found.values())
 

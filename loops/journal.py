@@ -40,7 +40,7 @@ from ..evals.pools import Course
 from ..evals.records import Failure, Problem, State
 from ..evals.rows import LIST, Rows, Table, adapter, checked_parts, write_rows
 from ..policies.records import Case, Cost, Example, Json, Lesson
-from ..policies.room import Asked, Recalled
+from ..policies.room import Asked, Recalled, Tried
 from ..policies.rounds import Proof, RoundReport, Sheet
 from .asks import Asks
 from .documents import OTHER, Documents, run_record
@@ -314,6 +314,17 @@ class Journal:
 
     def reused(self, step: str, asks: Sequence[tuple[str, str, str]]) -> None:
         self.asks.reused(step, asks)
+
+    def record(
+        self,
+        step: str,
+        *,
+        asking: Mapping[str, Asked],
+        tried: Sequence[tuple[str, Tried]],
+        replies: Mapping[str, tuple[str, Cost]],
+        reused: Sequence[tuple[str, str, str]],
+    ) -> None:
+        self.asks.record(step, asking=asking, tried=tried, replies=replies, reused=reused)
 
     def spent(self, step: str = "", member: str = "teacher") -> Cost:
         return self.asks.spent(step, member)

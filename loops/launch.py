@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,9 +21,10 @@ from typing import Any
 from pydantic_core import to_json
 
 from ..agents.build import build
+from ..agents.faults import Unserved
 from ..agents.models import placed
 from ..agents.replay import lay_down
-from ..agents.roles import RoleSpec
+from ..agents.roles import Limits, RoleSpec
 from ..evals.files import in_the_way
 from ..evals.pools import Course, make_course
 from ..evals.records import halved
@@ -143,6 +144,7 @@ def launch(
         JournalError: the folder is in use, damaged, or another schema's.
         Interrupted: paused by Ctrl-C or SIGTERM; the same call goes on.
         TooManyFailures: stopped, as more items failed than `failures` allows; a larger share goes on.
+        Unserved: stopped, as the teacher's provider takes no call: a wrong key, no credit, no such model.
     """
     root, toy = place(experiment, overrides, run_dir)
     before = None if toy else _before(root)
@@ -211,7 +213,7 @@ def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: Company
     except KeyboardInterrupt as e:
         book.settle("paused", str(e) or "interrupted")
         raise
-    except TooManyFailures as e:
+    except (TooManyFailures, Unserved) as e:
         book.settle("stopped", str(e))
         raise
     except BaseException as e:
@@ -337,11 +339,13 @@ def role_specs(ready: Prepared, root: Path) -> dict[str, RoleSpec]:
             role=role,
             engine=model.engine,
             root=root,
-            model=placed(ready.folder, model.model),
+            model=model.model if model.engine == "chat" else placed(ready.folder, model.model),
             revision=model.revision,
             dtype=model.dtype,
             max_tokens=int(model.options.get("max_new_tokens", model.max_tokens)),
-            temperature=model.options.get("temperature", model.temperature),
+            temperature=model.options.get("temperature", model.temperature)
+            if model.engine != "chat"
+            else model.temperature,
             options=model.options,
             threads=place.threads,
             gpus=place.gpus,
@@ -350,10 +354,12 @@ def role_specs(ready: Prepared, root: Path) -> dict[str, RoleSpec]:
             seed=config.seed,
         )
 
+    called = {name: getattr(teacher, name) for name in ("url", "chat", "key", "records")}
+    limits = Limits(**teacher.limits.model_dump())
     return {
         "student": spec("student", student, student),
         "evaluator": spec("evaluator", config.evaluator, student),
-        "teacher": spec("teacher", teacher, teacher),
+        "teacher": replace(spec("teacher", teacher, teacher), limits=limits, **called),
         "learner": spec("learner", config.learner, student),
     }
 

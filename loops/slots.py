@@ -1,7 +1,8 @@
 """The verbs of a round: rows on disk -> rows on disk. Each runs the method's slot, item by item or on the whole round.
 
 Per item (attempt, verify, teach, check): a shard at a time, as one wave; a shard is committed whole or repeated whole.
-Attempts are worked ahead, as many as keep the learner's replicas busy; the teacher's time is spent shard by shard.
+Attempts are worked ahead, as many as keep the learner's replicas busy; the teacher's time is spent shard by shard, or,
+where the teacher is a paid API, on as many shards as keep that busy.
 An item that fails is a `Failure`; when more than a stated share of a table has failed the run stops and says of what.
 The whole round at once (select, triage, curate, update): in memory, as one step.
 """
@@ -150,7 +151,7 @@ class Slots:
             leaked = room.gold_seen or bool(room.tries)
             return [replace(case, verdicts=case.verdicts + verdicts, gold_seen=case.gold_seen or leaked)]
 
-        return self._each("verify", Case, cases, one)
+        return self._each("verify", Case, cases, one, lanes=self._ahead())
 
     def _triage(self, cases: Rows[Case]) -> Rows[Case]:
         chosen, room = self._whole("triage", lambda room: call(self.method.triage, self.room.cases, room))
@@ -167,10 +168,13 @@ class Slots:
         return self.book.table(self.plan.key("triage"), Case, map(kept, several(chosen, Case, "cases")))
 
     def _teach(self, cases: Rows[Case], serving: object) -> Rows[Lesson]:
-        return self._each("teach", Lesson, cases, partial(taught, self.method.teach), signed)
+        return self._each("teach", Lesson, cases, partial(taught, self.method.teach), signed, self._ahead())
 
     def _check(self, lessons: Rows[Lesson], serving: object) -> Rows[Lesson]:
-        return self._each("check", Lesson, lessons, partial(weighed, self.method.check))
+        return self._each("check", Lesson, lessons, partial(weighed, self.method.check), lanes=self._ahead())
+
+    def _ahead(self) -> Lanes:
+        return self.room.cast.ahead(self.plan.serving)
 
     def _curate(self, lessons: Rows[Lesson], rows: int, by: object, new: float, earlier: object) -> Rows[Example]:
         room = self.room.enter("curate", "", self.room.wave("curate"))

@@ -34,6 +34,7 @@ def told(root: Path | None = None) -> Iterator[None]:
     Args:
         root: The run that is written; `None`: the command only reads, and a bug's traceback is printed.
     """
+    from ..agents.faults import Unserved
     from ..agents.roles import Diverged, PublishError, RayDied, RoleDied, RoleHung, Unproven
     from ..evals.files import DamagedFile
     from ..evals.pools import OverlappingPools
@@ -44,7 +45,7 @@ def told(root: Path | None = None) -> Iterator[None]:
 
     try:
         yield
-    except (ConfigError, JournalError, OverlappingPools, DamagedFile, UnknownProblem, Diverged) as e:
+    except (ConfigError, JournalError, OverlappingPools, DamagedFile, UnknownProblem, Diverged, Unserved) as e:
         say(f"tutorloop: {' '.join(redacted(str(e)).split())}")
         raise typer.Exit(2) from None
     except Exception as e:

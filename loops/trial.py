@@ -8,6 +8,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -161,31 +162,53 @@ class TriedRoom(RoundRoom):
         if self.closed:
             raise RuntimeError("this try is over")
         known = {ask.key for ask in asks if self.ledger.recall(ask.key) is not None}
-        self.pulse.asking = True
+        self.pulse.asking.add(step)
         try:
             answers = super()._send(step, asks)
         finally:
-            self.pulse.at, self.pulse.asking = time.monotonic(), False
+            self.pulse.at = time.monotonic()
+            self.pulse.asking.discard(step)
             self.pulse.move()
         for ask, (reply, _) in zip(asks, answers, strict=True):
-            request, tokens = ask.request, reply.tokens_in + reply.tokens_out
-            if ask.member == "teacher":
-                self.distinct[ask.key] = tokens
-            self.exchanges[ask.item].append(
-                Exchange(
-                    slot=step.partition("/")[2],
-                    member=ask.member,
-                    prompt=[{"role": t.role, "content": t.content} for t in request.messages],
-                    prefix=request.prefix,
-                    schema=request.schema,
-                    reply=reply.text,
-                    finish=reply.finish,
-                    tokens=tokens,
-                    reused=ask.key in known,
-                )
-            )
+            self._heard(step, ask, reply, reused=ask.key in known)
             known.add(ask.key)
         return answers
+
+    def _call(self, step: str, ask: Ask) -> "Future[tuple[Reply, Cost]] | None":
+        if self.closed:
+            raise RuntimeError("this try is over")
+        known = self.ledger.recall(ask.key) is not None
+        if (called := super()._call(step, ask)) is None:
+            return None
+        self.pulse.asking.add(ask.key)
+
+        def through(done: "Future[tuple[Reply, Cost]]") -> None:
+            self.pulse.asking.discard(ask.key)
+            self.pulse.move()
+            if not done.cancelled() and done.exception() is None:
+                reply, cost = done.result()
+                self._heard(step, ask, reply, reused=known or bool(cost.reused))
+
+        called.add_done_callback(through)
+        return called
+
+    def _heard(self, step: str, ask: Ask, reply: Reply, *, reused: bool) -> None:
+        request, tokens = ask.request, reply.tokens_in + reply.tokens_out
+        if ask.member == "teacher":
+            self.distinct[ask.key] = tokens
+        self.exchanges[ask.item].append(
+            Exchange(
+                slot=step.partition("/")[2],
+                member=ask.member,
+                prompt=[{"role": t.role, "content": t.content} for t in request.messages],
+                prefix=request.prefix,
+                schema=request.schema,
+                reply=reply.text,
+                finish=reply.finish,
+                tokens=tokens,
+                reused=reused,
+            )
+        )
 
 
 @dataclass
@@ -244,8 +267,8 @@ class Work:
 class Known(Asks):
     """The asks of all tries of a run. Only what was paid counts, not who used it again."""
 
-    def reused(self, step: str, asks: Sequence[tuple[str, str, str]]) -> None:
-        return None
+    def record(self, step: str, **what: Any) -> None:
+        super().record(step, **{**what, "reused": ()})
 
     def note(self, notes: Mapping[str, Json]) -> None:
         return None

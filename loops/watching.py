@@ -7,7 +7,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 EVERY = 0.1
@@ -26,8 +26,8 @@ class Pulse:
     at: float = 0.0
     moved: float = 0.0
     """When a policy has last begun, ended, or got an answer."""
-    asking: bool = False
-    """A model is at work on that loop: it takes as long as it takes."""
+    asking: set[str] = field(default_factory=set)
+    """What a model is at work on, some of it on that loop: it takes as long as it takes."""
 
     def begin(self, loop: AbstractEventLoop) -> None:
         """Beat on this loop from now on."""

@@ -26,6 +26,8 @@ class Cost:
     tokens_in: int = 0
     tokens_out: int = 0
     reused: int = 0
+    unmetered: int = 0
+    """Calls of which the provider did not say the tokens: these are in no sum."""
 
     @property
     def tokens(self) -> int:
@@ -37,6 +39,7 @@ class Cost:
             tokens_in=self.tokens_in + other.tokens_in,
             tokens_out=self.tokens_out + other.tokens_out,
             reused=self.reused + other.reused,
+            unmetered=self.unmetered + other.unmetered,
         )
 
 

@@ -183,8 +183,28 @@ class Asked(NamedTuple):
     """As JSON."""
 
 
+class Tried(NamedTuple):
+    """A call that came to no answer, on record."""
+
+    kind: str
+    """Of the fault."""
+    why: str
+    tokens_in: int
+    """As far as the provider said."""
+    tokens_out: int
+
+
+class NoAnswer(ValueError):
+    """A model gave no answer, after all tries that it was worth. A policy may catch it; else it costs its case."""
+
+    def __init__(self, message: str, kind: str = "unknown") -> None:
+        super().__init__(message)
+        self.kind = kind
+        """`rate limited`, `timeout`, `refused` ...: docs/teachers.md."""
+
+
 class Ledger(Protocol):
-    """What the room needs of the journal."""
+    """What the room needs of the journal. Calls of an API write to it from a thread of their own."""
 
     def recall(self, key: str) -> Recalled | None:
         """The recorded reply to the ask with this key, of this step or an earlier one."""
@@ -200,6 +220,21 @@ class Ledger(Protocol):
 
     def reused(self, step: str, asks: Sequence[tuple[str, str, str]]) -> None:
         """Record that asks (key, member, item) were answered by what another step or item had asked."""
+        ...
+
+    def record(
+        self,
+        step: str,
+        *,
+        asking: Mapping[str, Asked],
+        tried: Sequence[tuple[str, Tried]],
+        replies: Mapping[str, tuple[str, Cost]],
+        reused: Sequence[tuple[str, str, str]],
+    ) -> None:
+        """The same three, and calls that came to no answer, by key: all in one durable write.
+
+        What is asked again after such a call is on record as asking once more.
+        """
         ...
 
     def spent(self, step: str = "", member: str = "teacher") -> Cost:

@@ -28,7 +28,7 @@ from tutorloop.tests.policies_for_tests import small
 
 TABLES = (Problem, Gold, Case, Lesson, Example, Marked)
 OTHERS = (RunRecord, StatusRecord, StepRecord, Part, Failure, Entry, Asked, Request, Reply, Evidence)
-PINNED = {2: "395445522fc7685e"}
+PINNED = {2: "4c1a6916aa6bd17d"}
 """By schema: a digest over the shapes of all that is stored."""
 
 
