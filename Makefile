@@ -43,7 +43,7 @@ test-browser: setup
 	BROWSER_NEEDED=$$($(BROWSER)) $(BIN)/pytest -m browser -rs
 
 # `make bench-overhead` runs one. What they find is written beside them. Minutes each; `scale` an hour.
-BENCHMARKS := overhead journal scale
+BENCHMARKS := overhead journal teacher scale
 
 bench: $(BENCHMARKS:%=bench-%)
 

@@ -63,6 +63,8 @@ AHEAD = 2
 """Shards in flight for each replica: one is answered, and one is got ready or waits to be written."""
 SHARD = 64
 """Items in a shard, or fewer."""
+STRAGGLERS = 6
+"""Items in flight for each call that may be: a shard waits for its slowest call, and for the shards before it."""
 
 
 class Shelf(Protocol):
@@ -135,7 +137,7 @@ class Cast:
         it; where a paid API is asked there are as many shards in flight as keep it busy, stragglers and all.
         """
         called = [self.seats[name].spec for name, state in serving.items() if self.calls(name, state)]
-        return Lanes(max((2 + -(-2 * spec.limits.concurrency // SHARD) for spec in called), default=1))
+        return Lanes(max((2 + -(-STRAGGLERS * spec.limits.concurrency // SHARD) for spec in called), default=1))
 
     def _mind_system(self, member: str) -> None:
         """Say once that what a policy says in a system turn reaches nobody. Of models of the hub nothing is known."""

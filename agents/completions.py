@@ -4,8 +4,9 @@ One `complete` is one call over HTTP: nothing is tried again here, no redirect i
 back as a `Fault`.
 
 Why it is our own: 500 calls, 64 in flight, against a server on the same two busy cores cost LangChain's `ChatOpenAI`
-2.5 ms of CPU each, httpx 4 ms, and this 0.3 ms (`benchmarks/teacher.py` measures it again). At 320 calls a second, what
-64 calls in flight of 0.2 s each come to, that is the difference between a core and a tenth of one.
+2.5 ms of CPU each, httpx 4 ms, and aiohttp 0.25 ms (`benchmarks/teacher.py` measures it again: 2 ms and 0.6 ms with
+what is around them). At 320 calls a second, what 64 calls in flight of 0.2 s each come to, that is the difference
+between most of a core and a fifth of one.
 
 Not covered: streaming; tools; images; several choices; the beginning of a reply (`prefix`), for which providers have no
 common form.

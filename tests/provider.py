@@ -124,9 +124,11 @@ class _Server:
                 told = f"Incorrect API key provided: {headers.get('authorization')}"
                 writer.write(_answer(401, {"error": {"message": told, "code": "invalid_api_key"}}))
                 return
-            fault = self._fault(digest, nth)
+            fault, came = self._fault(digest, nth), asyncio.get_running_loop().time()
             self.faults[fault] += bool(fault)
-            await asyncio.sleep(manner.slow if fault == "slow" else manner.latency)
+            good = _answer(200, self._reply(request, fault))
+            took = asyncio.get_running_loop().time() - came
+            await asyncio.sleep((manner.slow if fault == "slow" else manner.latency) - took)
             if fault.isdigit():
                 error = {"error": {"message": manner.error, "code": manner.code}}
                 after = [f"retry-after: {manner.retry_after}"] if fault in ("429", "503") and manner.retry_after else []
@@ -136,7 +138,7 @@ class _Server:
             elif fault == "malformed":
                 writer.write(_answer(200, '{"choices": [{"mess'))
             else:
-                writer.write(_answer(200, self._reply(request, fault)))
+                writer.write(good)
                 await writer.drain()
                 seen.answered[digest] = seen.answered.get(digest, 0) + (not writer.is_closing())
         finally:

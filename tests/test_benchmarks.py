@@ -278,3 +278,19 @@ def test_the_loop_of_the_gpus_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     text = told("gpu", tmp_path, "--device", "cpu", "--students", "tiny", "--engines", "transformers", "--quick")
     (row,) = rows(text, "tiny")
     assert all(float(figure.replace(",", "")) > 0 for figure in row[3:7])
+
+
+def test_asking_a_provider_is_measured_beside_langchain_with_faults_a_kill_and_a_second_round(tmp_path: Path) -> None:
+    text = told(
+        "teacher",
+        tmp_path,
+        *("--n", "60", "--latency", "0.03", "--flying", "8"),
+        *("--deadline", "2"),
+        "--placement=local",
+    )
+    assert len(rows(text, "the teach step, all in one process")) == len(rows(text, "`ChatOpenAI.abatch`")) == 2
+    for row in rows(text, "the teach step, all in one process"):
+        assert float(row[1]) > 0 and row[-2:] == ["0", "0"], "paid twice, lost"
+    (again,) = re.findall(r"the next start repeated (\d+) calls, of at most 8 in flight; 0 lost", text)
+    assert int(again) <= 8
+    assert "42 of the 42 unchanged ones reused (100%)" in text

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,13 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from tutorloop import Case, Room
-from tutorloop.agents.faults import Unserved
+from tutorloop.agents.faults import FaultKind, Unserved
 from tutorloop.agents.lanes import Lanes
 from tutorloop.evals.records import Failure
 from tutorloop.loops.config import ConfigError
@@ -47,15 +48,18 @@ def told(tmp_path: Path, provider: Provider, no_power_cuts: None) -> dict[str, A
 
 def experiment(folder: Path, provider: Provider, text: str = ONCE, **changes: Any) -> dict[str, Any]:
     """One round in which a policy asks a chat teacher; nobody else asks it."""
-    usual = {
-        "teacher__engine": "chat",
-        "teacher__url": provider.url,
-        "teacher__model": "m-1",
-        "teacher__policy": small.policy(folder, text),
-        "method": f"{once.__file__}:METHOD",
-        "rounds": 1,
-    }
-    return small.experiment(folder, **{**usual, **changes})
+    usual = (
+        {}
+        if "teacher" in changes
+        else {
+            "teacher__engine": "chat",
+            "teacher__url": provider.url,
+            "teacher__model": "m-1",
+            "teacher__policy": small.policy(folder, text),
+        }
+    )
+    method = {"method": f"{once.__file__}:METHOD", "rounds": 1}
+    return small.experiment(folder, **{**method, **usual, **changes})
 
 
 def failures(root: Path, slot: str = "1/teach") -> list[Failure]:
@@ -421,3 +425,32 @@ def test_a_policy_is_tried_on_a_chat_teacher_and_what_is_known_is_not_asked_agai
         assert (trial.asks, trial.reused) == ((0, 5) if again else (5, 0))
         assert all(len(case.asks) == 1 and case.asks[0].reply for case in trial.tried)
     assert provider.told().calls == 5
+
+
+# ---- what the page on teachers shows
+
+PAGE = (Path(__file__).parent.parent / "docs" / "teachers.md").read_text(encoding="utf-8")
+TEACHERS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("n", range(3))
+def test_the_teachers_of_the_page_teach_and_so_does_its_policy(
+    n: int, tmp_path: Path, provider: Provider, no_power_cuts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a provider on this machine: only the address is another."""
+    assert len(TEACHERS) == 3
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody")
+    provider.behave(key="" if n == 1 else "sk-of-nobody")
+    teacher = yaml.safe_load(re.sub(r'https?://[^"\s]*/v1', provider.url, TEACHERS[n]))["teacher"]
+    (text,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    here = {"policy": small.policy(tmp_path, text)}
+    launch(experiment(tmp_path, provider, teacher={**teacher, **here}), tmp_path / "run")
+    assert len(small.table(tmp_path / "run", "1/teach")) == provider.told().calls == 60
+    last = provider.told().last
+    assert last["model"] == teacher["model"]
+    if n == 1:
+        assert (last["top_p"], last["seed"], last["chat_template_kwargs"]) == (0.95, 1, {"enable_thinking": False})
+
+
+def test_the_page_on_teachers_names_every_kind_of_fault() -> None:
+    assert {kind for kind in get_args(FaultKind) if f"`{kind}`" not in PAGE} == set()

@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tutorloop.evals import redact
 from tutorloop.evals.redact import public, redacted, secrets, without_secrets
 from tutorloop.loops.config import ConfigError, holds_no_secret, resolve
 from tutorloop.loops.journal import Journal
 from tutorloop.policies.records import Cost
 from tutorloop.policies.room import Asked, Recalled
-from tutorloop.tests.policies_for_tests import leaky, leaky_training, small
+from tutorloop.tests.policies_for_tests import leaky, leaky_training, once, small
+from tutorloop.tests.provider import running
 
 DRIVER = Path(__file__).parent / "drivers" / "watched.py"
 CANARIES = {
@@ -188,6 +190,31 @@ def test_a_crash_on_ray_leaves_no_secret_in_any_folder_or_process_and_ray_listen
     assert set(watched["connected"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
+@pytest.mark.parametrize("placement", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_providers_key_reaches_the_provider_and_nobody_else_however_its_variable_is_named(
+    placement: str, place: Path, tmp_path: Path
+) -> None:
+    secret = {"MY_OWN_PLACE": "canary-77aa-0c4e"}
+    with running() as provider:
+        teacher = {"engine": "chat", "url": provider.url, "model": "m-1", "key": "MY_OWN_PLACE"}
+        told = small.experiment(tmp_path, rounds=1, method=f"{once.__file__}:METHOD", teacher=teacher)
+        (tmp_path / "leaky.yaml").write_text(yaml.safe_dump(told))
+        provider.behave(key="another")  # whose answer says what it was sent
+        refused = command(tmp_path, "placement=local", secret=secret)
+        assert (
+            refused.returncode == 2 and b"authentication: 401" in refused.stderr and b"$MY_OWN_PLACE" in refused.stderr
+        )
+        provider.behave(key=secret["MY_OWN_PLACE"])
+        done = command(tmp_path, f"placement={placement}", secret=secret, driver=placement == "ray")
+        assert done.returncode == 0, done.stderr.decode()
+        assert provider.told().calls == 60 == len(provider.told().answered), "the key was right"
+    assert printed(refused) == printed(done) == []
+    assert leaks(tmp_path) == {}
+    if placement == "ray":
+        watched = json.loads((tmp_path / "watched.json").read_bytes())
+        assert watched["environments"] and not any(watched["environments"].values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("placement", ["local", pytest.param("ray", marks=pytest.mark.ray)])
 def test_a_crash_in_a_real_training_leaves_no_secret_in_any_folder_either(
@@ -228,6 +255,17 @@ def test_a_crash_in_a_real_training_leaves_no_secret_in_any_folder_either(
 
 
 # ---- what is one
+
+
+def test_a_variable_that_was_declared_to_hold_a_secret_does_so_whatever_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redact, "_declared", set[str]())
+    monkeypatch.setenv("MY_OWN_SPOT", "sk-of-my-own-11")
+    assert redacted("sk-of-my-own-11") == "sk-of-my-own-11"
+    redact.declare("MY_OWN_SPOT")
+    assert redacted("sk-of-my-own-11") == "$MY_OWN_SPOT"
+    assert "MY_OWN_SPOT" not in public()
 
 
 @pytest.mark.parametrize(
