@@ -95,10 +95,13 @@ class Calls:
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _known(self, asking: Any) -> Any:
-        task = asyncio.ensure_future(asking)
+        task = asyncio.current_task()
+        assert task is not None, "runs on the loop"
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)  # whoever asked may be gone: what is paid for is put on record
+        try:
+            return await asking
+        finally:
+            self._tasks.discard(task)
 
     async def _drain(self) -> None:
         self.limiter.close()

@@ -9,8 +9,8 @@ latency alone allows is the limit of all of them. It cannot be reached: 2,000 ca
 latency and take 32 times, which is 97.7 % of it.
 
 Then the same with faults; a run that is killed half way and started again; and a second round in which 30 % of the
-cases are new. With faults a run takes longer than `abatch`: its rows are written in order with a few shards in memory, so
-that an answer that never comes (here 25 times the latency, until it is given up) holds up those behind it.
+cases are new. With faults a run takes longer than `abatch`: its rows are written in order with a few shards in memory,
+so that an answer that never comes (here 25 times the latency, until it is given up) holds up those behind it.
 """
 
 import argparse

@@ -10,17 +10,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from queue import SimpleQueue
+from typing import Any, cast, get_args
 
 import pytest
 import yaml
 
 from tutorloop import Case, Room
+from tutorloop.agents.asking import Ask
+from tutorloop.agents.calling import Calls
 from tutorloop.agents.faults import FaultKind, Unserved
 from tutorloop.agents.lanes import Lanes
-from tutorloop.evals.records import Failure
+from tutorloop.agents.roles import Reply, Request, RoleDied, RoleSpec
+from tutorloop.agents.seats import Replica
+from tutorloop.evals.records import Failure, State, user
 from tutorloop.loops.config import ConfigError
-from tutorloop.loops.journal import read_status
+from tutorloop.loops.journal import Journal, read_status
 from tutorloop.loops.launch import launch, prepare
 from tutorloop.loops.trying import TriedRound
 from tutorloop.tests.policies_for_tests import once, small
@@ -351,6 +356,42 @@ def test_a_teachers_process_that_dies_takes_its_calls_along_and_they_are_made_ag
     dropped = [e for e in small.asks(tmp_path / "run") if e.fault]
     assert dropped and {e.fault for e in dropped} == {"dropped"}
     assert len(small.table(tmp_path / "run", "1/teach")) == 60
+
+
+class Fragile:
+    """A host whose role is gone when the first call is handed over; the next incarnation answers."""
+
+    name = "teacher/0"
+
+    def __init__(self) -> None:
+        self.incarnation, self.begun = 0, SimpleQueue[int]()
+
+    def call(self, method: str, *args: Any) -> Any:
+        if self.incarnation == 0:
+            raise RoleDied("teacher/0 is gone")
+        if method == "begin":
+            for number, _ in args[0]:
+                self.begun.put(number)
+        return [(self.begun.get(timeout=SOON), Reply(text="yes"))] if method == "ended" else None
+
+    def restart(self) -> None:
+        self.incarnation += 1
+
+    def close(self) -> None:
+        return None
+
+
+def test_a_role_that_takes_no_call_is_looked_at_and_replaced(tmp_path: Path) -> None:
+    journal, host, proven = Journal.open(tmp_path), Fragile(), list[int]()
+    spec = RoleSpec(role="teacher", engine="chat", root=tmp_path, model="m-1")
+    calls = Calls(spec, [Replica(cast(Any, host))], lambda replica: proven.append(host.incarnation))
+    state = State(member="teacher", name="teacher-base", digest="0")
+    ask = Ask(member="teacher", state=state, request=Request(messages=user("?")), key="k", item="i")
+    reply, cost = calls.ask(journal, "1/teach", ask, lambda: None).result(SOON)
+    calls.close()
+    assert (reply.text, cost.calls, proven, host.incarnation) == ("yes", 1, [1], 1)
+    assert journal.asks.faults() == {"dropped": 1}
+    journal.release()
 
 
 # ---- what an experiment may say

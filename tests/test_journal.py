@@ -17,7 +17,7 @@ from tutorloop.evals.rows import Rows
 from tutorloop.loops.asks import read_asks
 from tutorloop.loops.journal import Journal, JournalError, Tick, locked, read_status
 from tutorloop.policies.records import Cost
-from tutorloop.policies.room import Asked
+from tutorloop.policies.room import Asked, Tried
 
 
 class Counted:
@@ -280,6 +280,33 @@ def test_a_finished_step_keeps_its_asks_in_one_file_for_other_programs(journal: 
     assert os.listdir(journal.root / "asks") == ["1-teach.parquet"]
     assert [e.key for e in read_asks(journal.root / "asks/1-teach.parquet")] == ["a", "b"]
     assert again(journal).spent().calls == 2
+
+
+def test_calls_without_an_answer_are_counted_apart_and_answer_nothing(journal: Journal) -> None:
+    nothing: dict[str, Any] = {"asking": {}, "tried": [], "replies": {}, "reused": []}
+    limited, cut = Tried("rate limited", "429: slow down", 0, 0), Tried("malformed", "no text", 10, 3)
+    for key, why in (("a", limited), ("a", cut), ("b", limited)):
+        journal.record("1/teach", **{**nothing, "asking": asked(key)})
+        journal.record("1/teach", **{**nothing, "tried": [(key, why)]})
+    assert lines(journal).count(b'"ask"') == 2 and lines(journal).count(b'"again"') == 1
+    for _ in range(2):
+        assert journal.recall("a") is None is journal.recall("b")
+        assert journal.spent() == Cost(tokens_in=10, tokens_out=3), "paid for, and no answer"
+        assert journal.asks.faults("1/") == {"rate limited": 2, "malformed": 1}
+        assert journal.asks.faults("2/") == {}
+        journal = again(journal)
+    replies = {"a": ("yes", Cost(calls=1, unmetered=1))}
+    journal.record("1/teach", **{**nothing, "asking": asked("a")})
+    journal.record("1/teach", **{**nothing, "replies": replies})
+    journal.asks.compact("1/teach")
+    found = [(e.key, e.number, e.fault, e.reply, e.unmetered) for e in read_asks(journal.root / "asks/1-teach.parquet")]
+    assert found == [
+        ("a", 0, "", "yes", True),
+        ("a", 1, "rate limited", "429: slow down", False),
+        ("a", 2, "malformed", "no text", False),
+        ("b", 1, "rate limited", "429: slow down", False),
+    ]
+    assert again(journal).spent() == Cost(calls=1, tokens_in=10, tokens_out=3, unmetered=1)
 
 
 def test_a_kill_between_compacting_and_unlinking_counts_nothing_twice(journal: Journal) -> None:
