@@ -8,7 +8,7 @@ Not covered: seconds, memory, and what a policy of one's own asks (it is counted
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from textwrap import wrap
@@ -229,7 +229,7 @@ def _roles(ready: Prepared) -> Iterator[Mapping[str, Any]]:
     kept = ("engine", "model", "revision", "dtype", "max_tokens", "temperature")
     placed = ("threads", "gpus", "replicas", "deadline")
     for name, spec in role_specs(ready, Path()).items():
-        told = asdict(spec)
+        told = asdict(replace(spec, model=spec.model or spec.chat))
         where = "an actor of its own" if spec.replicas == 1 else f"actors {' '.join(spec.names)}"
         if ready.experiment.placement == "local":
             where = "this process"
