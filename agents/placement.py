@@ -9,7 +9,10 @@ exception here, and `restart` is the driver's decision. Each process logs to `<r
 a hang leaves its traceback, and dies with the process that started it; no actor is detached. When one of Ray's own
 servers dies the run ends (`RayDied`): a client of Ray notices late, or never, and then ends the driver without a word.
 
-Not covered: training on several devices; a local Ray on Windows.
+On an existing cluster (`cluster.py`) roles go to whichever node has the devices, and every one looks whether the run
+folder is there what it is here. A node that is lost is a role that died: it comes up on another one.
+
+Not covered: training on several devices; a local Ray on Windows; a cluster whose head is lost ends the driver.
 """
 
 import ctypes
@@ -37,7 +40,7 @@ from ray import exceptions as failed
 
 from ..evals.redact import without_secrets
 from ..evals.terminal import inert
-from . import leftovers
+from . import cluster, leftovers
 from .build import build
 from .roles import RayDied, RoleDied, RoleHung, RoleSpec, devices
 
@@ -70,21 +73,23 @@ def start(
     Args:
         cpus: Cores that Ray counts; all. Roles take none of them: there may be more roles than cores.
         specs: The roles to come; their GPUs are counted before anything waits for one.
-        address: Of an existing cluster.
+        address: HOST:PORT of an existing cluster's head. This machine is one of its nodes, with devices or without.
         insecure: Join a cluster that does not ask who joins.
 
     Raises:
-        ValueError: there are not as many GPUs as the roles ask for, or the cluster is open to everybody.
+        ValueError: there are not as many GPUs as the roles ask for; the cluster is open to everybody, or not there.
     """
-    if address and not insecure and os.environ.get("RAY_AUTH_MODE") != "token":
-        raise ValueError(
-            f"the Ray cluster at {address} is joined without authentication: who reaches it can run code as you. "
-            "Start it with RAY_AUTH_MODE=token, and set that here as well; or override with `insecure`."
-        )
     if not ray.is_initialized():
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "critical", "configure_logging": True}
         if address:
-            ray.init(address=address, **quiet)
+            cluster.admit(address, insecure=insecure)
+            try:
+                ray.init(address=address, **quiet)
+            except (RuntimeError, ConnectionError, failed.RayError) as e:
+                raise ValueError(
+                    f"the Ray cluster at {address} cannot be joined from here: {e} This machine has to be one of its "
+                    f"nodes: `ray start --address={address}`."
+                ) from e
         else:
             leftovers.sweep()
             _claims.append(leftovers.Claim())
@@ -164,6 +169,7 @@ class Actor:
         with self._starting:
             if self._ready is not None:
                 self._host, self.pid = self._wait(self._ready[0], "start")
+                cluster.take_sign(self.spec.root, self.name)
                 self._wait(self._ready[1], "build")
                 self._ready = None
         return self._wait(self.handle.call.remote(method, args), method)
@@ -192,6 +198,8 @@ class Actor:
         environment = {name: os.environ[name] for name in passed if name in os.environ}
         self._mark = self.log.stat().st_size if self.log.exists() else 0
         self._host = ""
+        # Where Ray was not started here there may be other machines.
+        sign = "" if _servers else cluster.leave_sign(self.spec.root, self.name)
         self.handle = remote.options(
             num_cpus=0,
             num_gpus=self.spec.gpus,
@@ -199,7 +207,7 @@ class Actor:
             max_restarts=0,
             max_task_retries=0,
             runtime_env=dict(self.runtime_env) if self.runtime_env else None,
-        ).remote(self.spec, self.name, self.log, environment)
+        ).remote(self.spec, self.name, self.log, environment, sign)
         self._ready = self.handle.start.remote(), self.handle.build.remote(self.factory)
 
     def _wait(self, answer: Any, method: str) -> Any:
@@ -218,11 +226,12 @@ class Actor:
             if isinstance(e.cause, Exception):
                 raise e.cause from None
             raise
-        except failed.RayActorError as e:
+        except (failed.RayActorError, failed.ObjectLostError) as e:  # the second: an answer, with the node it lay on
             pid, self.pid, self.handle = self.pid, 0, None
             detail = next((line for line in str(e).splitlines() if "exit detail" in line), str(e))
+            where = f" on {self._host}" if self._host not in ("", socket.gethostname()) else ""
             raise RoleDied(
-                f"{self.name} (pid {pid or 'unknown'}) died in `{method}`. Ray says: {detail.strip()}"
+                f"{self.name} (pid {pid or 'unknown'}{where}) died in `{method}`. Ray says: {detail.strip()}"
                 + self._left("Its last words:")
             ) from None
 
@@ -254,9 +263,14 @@ class Actor:
 class Holder:
     """In the actor: one role, its log, and a watch over the time that a call takes."""
 
-    def __init__(self, spec: RoleSpec, name: str, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, spec: RoleSpec, name: str, log: Path, environment: Mapping[str, str], sign: str = "") -> None:
         _die_with_parent()
+        self.root, self.astray = spec.root, bool(sign) and not cluster.sees(spec.root, name, sign)
+        if self.astray:
+            return  # nothing is written to a folder that is not the run's
         os.environ.update(environment)
+        if not spec.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a cluster's Ray lets it see all of them
         os.environ["OMP_NUM_THREADS"] = str(spec.threads)  # before torch is imported, which happens in `build`
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log.open("ab", buffering=0)
@@ -268,6 +282,11 @@ class Holder:
         self.spec, self.name, self.role = spec, name, None
 
     def start(self) -> tuple[str, int]:
+        if self.astray:
+            raise ValueError(
+                f"on {socket.gethostname()}, where Ray put it, {self.root} is not the folder that it is here. All "
+                "nodes of a cluster must see the run folder under one path: choose a --run-dir on a shared file system."
+            )
         return socket.gethostname(), os.getpid()
 
     def build(self, factory: Callable[[RoleSpec], Any]) -> None:
@@ -329,11 +348,16 @@ def _status(pid: int) -> str:
 def _enough_gpus(specs: Iterable[RoleSpec]) -> None:
     wanted = [s for s in specs if s.gpus]
     told = ", ".join(f"{s.role} {f'{s.replicas} x ' if s.replicas > 1 else ''}{s.gpus:g}" for s in wanted)
-    needed, there = devices(wanted), ray.cluster_resources().get("GPU", 0.0)
-    if needed > there:
+    needed, nodes = devices(wanted), [n["Resources"].get("GPU", 0.0) for n in ray.nodes() if n["Alive"]]
+    if needed > sum(nodes):
         raise ValueError(
-            f"the roles ask for {needed} GPUs ({told}) and Ray has {there:g}. Ask for less, e.g. 0.3 of one each "
+            f"the roles ask for {needed} GPUs ({told}) and Ray has {sum(nodes):g}. Ask for less, e.g. 0.3 of one each "
             "(parts share a GPU where they fit), for fewer `replicas`, or for none: `gpus` 0."
+        )
+    if (most := max((s.gpus for s in wanted), default=0.0)) > max(nodes, default=0.0):
+        raise ValueError(
+            f"a role asks for {most:g} GPUs ({told}), and no node has more than {max(nodes):g}. A role lives on one "
+            "node: ask for less."
         )
 
 

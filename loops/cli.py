@@ -333,12 +333,13 @@ def methods(as_json: AsJson = False) -> None:
 @app.command()
 def doctor(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the runs are, or will be.")] = Path("runs"),
+    cluster: Annotated[str, typer.Option(metavar="HOST:PORT", help="A Ray cluster to look at as well.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Say whether this machine is fit to run, and what to mend. Exit code 2 if anything must be."""
     from .doctor import doctor_lines, examine
 
-    found = examine(folder)
+    found = examine(folder, cluster)
     _print(found, doctor_lines(found), as_json)
     raise typer.Exit(2 if any(f.status == "fail" for f in found) else 0)
 

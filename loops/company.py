@@ -13,7 +13,7 @@ from ..agents.cast import Cast, Shelf
 from ..agents.hosts import InProcess
 from ..agents.roles import Host, RoleSpec
 from ..agents.seats import Replica, Seat
-from .config import ConfigError
+from .config import ClusterConfig, ConfigError
 
 
 @dataclass
@@ -51,6 +51,7 @@ class Company:
     specs: Sequence[RoleSpec]
     placement: Literal["ray", "local"]
     factory: Callable[[RoleSpec], Any]
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     hosts: dict[str, Host] = field(default_factory=dict)
     on_ray: bool = False
 
@@ -60,15 +61,15 @@ class Company:
         return self.hosts[name]
 
     def muster(self) -> None:
-        """Whether there are the GPUs that roles ask for. Where they ask for none, nothing is started.
+        """Whether there are the GPUs that roles ask for, and the cluster. Where they ask for none, nothing is started.
 
         Raises:
             ConfigError: there are not.
         """
-        if not any(spec.gpus for spec in self.specs):
-            return
-        if self.placement == "ray":
+        gpus = any(spec.gpus for spec in self.specs)
+        if self.placement == "ray" and (gpus or self.cluster.address):
             self._actor()
+        if self.placement == "ray" or not gpus:
             return
         from ..agents.base import settle
 
@@ -90,7 +91,7 @@ class Company:
         terminate = signal.getsignal(signal.SIGTERM)
         self.on_ray = True
         try:
-            placement.start(specs=self.specs)
+            placement.start(specs=self.specs, address=self.cluster.address, insecure=self.cluster.insecure)
             return placement.Actor
         except ValueError as e:
             raise ConfigError(str(e)) from e

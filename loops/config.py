@@ -168,6 +168,22 @@ class UpdateConfig(_Part):
     lora: dict[str, Any] = {}
 
 
+def _host_and_port(address: str) -> str:
+    if address and not re.fullmatch(r"([^\s/:]+|\[[0-9a-fA-F:]+\]):\d+", address):
+        raise ValueError("the cluster's HOST:PORT is wanted, as `ray start --head` tells it; not `auto`, not ray://")
+    return address
+
+
+class ClusterConfig(_Part):
+    """An existing Ray cluster of which this machine is a node."""
+
+    address: Annotated[str, AfterValidator(_host_and_port)] = ""
+    """HOST:PORT of its head; empty: Ray is started on this machine. RAY_ADDRESS is not looked at: whether a run goes to
+    other machines is said, not inherited."""
+    insecure: bool = False
+    """Join it though it asks nobody for a token: who reaches it can run programs as you."""
+
+
 class BudgetConfig(_Part):
     teacher_tokens: int | None = Field(default=None, ge=1)
 
@@ -201,6 +217,7 @@ class Experiment(_Part):
     budget: BudgetConfig = BudgetConfig()
     placement: Literal["ray", "local"] = "ray"
     """`ray`: each role in an actor of its own; `local`: all in this process. The transcripts are the same."""
+    cluster: ClusterConfig = ClusterConfig()
     failures: float = Field(default=0.2, ge=0, le=1)
     """Share of a table's items that may fail before the run stops."""
     policy_seconds: float = Field(default=120.0, gt=0)
@@ -210,6 +227,8 @@ class Experiment(_Part):
 GROWS = ("rounds", "budget.teacher_tokens")
 FREE = (
     "placement",
+    "cluster.address",
+    "cluster.insecure",
     "failures",
     "policy_seconds",
     *(f"{r}.{f}" for r in ("student", "teacher", "learner", "evaluator") for f in ("gpus", "deadline")),

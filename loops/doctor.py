@@ -3,7 +3,7 @@
 Starts nothing in this process: GPUs and Ray are asked in processes of their own, both at once, which are ended when
 they have not answered in time. Nothing is written but into temporary folders that are removed again.
 
-Not covered: the other nodes of a cluster; limits that a container sets; whether a model fits into memory.
+Not covered: what the nodes of a cluster have; limits that a container sets; whether a model fits into memory.
 """
 
 import os
@@ -51,13 +51,19 @@ class Finding:
     """What to do; empty when there is nothing."""
 
 
-def examine(folder: Path) -> list[Finding]:
-    """Look at everything. `folder`: where runs are, or will be."""
+def examine(folder: Path, address: str = "") -> list[Finding]:
+    """Look at everything.
+
+    Args:
+        folder: Where runs are, or will be.
+        address: HOST:PORT of a Ray cluster, to look at as well.
+    """
     dead = leftovers.find()  # before Ray is started, which tidies up
     with ThreadPoolExecutor(2) as beside:
         asked = beside.submit(gpus), beside.submit(ray)
         found = [python(), *packages(), cpu(), memory(), disk(folder)]
         found += [answer.result() for answer in asked]
+    found += [cluster(address)] if address else []
     return [*found, left(dead), sandbox(), kept()]
 
 
@@ -172,6 +178,18 @@ def ray() -> Finding:
     if answered:
         return Finding(name="ray", status="ok", found=f"a local Ray started and answered on {told}")
     return Finding(name="ray", status="fail", found=told, advice="mend it, or run with `placement=local`")
+
+
+def cluster(address: str) -> Finding:
+    """Whether it asks who joins, and lets this process in. Nothing is run on it."""
+    from ..agents.cluster import admit
+
+    try:
+        admit(address, insecure=False)
+    except ValueError as e:
+        return Finding(name="cluster", status="fail", found=str(e))
+    told = f"the Ray cluster at {address} asks for a token and takes this process's"
+    return Finding(name="cluster", status="ok", found=told)
 
 
 def _ask(code: str) -> tuple[bool, str]:

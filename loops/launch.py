@@ -154,7 +154,8 @@ def launch(
         before = _before(root)
     record = record_of(ready, before)
     specs = role_specs(ready, root.resolve())
-    company = Company(specs=list(specs.values()), placement=ready.experiment.placement, factory=factory)
+    told = ready.experiment
+    company = Company(specs=list(specs.values()), placement=told.placement, factory=factory, cluster=told.cluster)
     with closing(company):
         if not before:
             company.muster()
