@@ -10,6 +10,9 @@ model, or last round's. A state is served only after the server's log-probabilit
 set agree with the trainer's, within the noise between the two that was measured at the start (`begin`). The evidence
 is stored, and a replica that was restarted proves itself against it before its first row.
 
+Where all share the devices, those who answer and the learner have them in turn: some leave, and the others come. The
+trainer's readings are taken before it leaves; who comes again proves what it will answer with before its first row.
+
 Where a role has several replicas (`seats.py`), all of them prove a state before any of them answers with it. What they
 answer does not depend on how many they are: the engines' batches are fixed, and what is made side by side is written in
 order (`lanes.py`).
@@ -90,17 +93,36 @@ class Cast:
     shelf: Shelf
     policy_seconds: float = 120.0
     """How long a policy may go without an answer or a result."""
+    shared: bool = False
+    """Whether the learner has the devices in turn with the others."""
+    _learning: bool | None = None
+    """Whose turn it is; nobody's yet."""
     _minded: set[str] = field(default_factory=set)
     """Members of whose chat template it was asked what it does with a system turn."""
     _calls: dict[str, Calls] = field(default_factory=dict)
     """By member, of those that are asked through an API."""
-    _turn: Lock = field(default_factory=Lock)
+    _opening: Lock = field(default_factory=Lock)
 
     def close(self) -> None:
         for calls in self._calls.values():
             calls.close()
         for seat in self.seats.values():
             seat.close()
+
+    def _turn(self, learning: bool) -> None:
+        """The devices to the learner, or to those who answer."""
+        if not self.shared or learning == self._learning:
+            return
+        ours, theirs = (
+            [seat for name, seat in self.seats.items() if (name == "learner") is whose]
+            for whose in (learning, not learning)
+        )
+        if self._learning is not None:
+            for seat in theirs:
+                seat.leave()
+        for seat in ours:
+            seat.come()
+        self._learning = learning
 
     # ---- answering
 
@@ -125,7 +147,7 @@ class Cast:
         seat = self.seats[member]
         if not seat.spec.calls:
             return None
-        with self._turn:
+        with self._opening:
             if member not in self._calls:
                 self.lanes(member, state)
                 evidence = self._evidence(state)
@@ -197,6 +219,8 @@ class Cast:
 
     @property
     def _learner(self) -> Replica:
+        """Its turn begins."""
+        self._turn(learning=True)
         (learner,) = self.seats["learner"].replicas
         return learner
 
@@ -208,12 +232,15 @@ class Cast:
         Raises:
             PublishError: trainer, student and evaluator do not hold the same base.
         """
-        servers = [replica for name in ("student", "evaluator") for replica in self.seats[name].replicas]
-        base = _common_base([self._learner, *servers])
         canaries = tuple(
             Canary(messages=p.messages, completion=p.question) for p in _first(course.practice.problems, CANARIES)
         )
-        mine = _read(self._learner, base, canaries)
+        learner = self._learner
+        base = learner.surviving(learner.greet).base
+        mine = _read(learner, base, canaries)
+        self._turn(learning=False)
+        servers = [replica for name in ("student", "evaluator") for replica in self.seats[name].replicas]
+        _common_base(servers, learner.name, base)
         apart = {server.name: largest_difference(mine, _read(server, base, canaries)) for server in servers}
         worst = max(apart, key=lambda name: apart[name])
         if apart[worst] > SAME_BASE:
@@ -230,7 +257,9 @@ class Cast:
         return replace(report, serving={**report.serving, "teacher": self._teacher(report.serving["teacher"])})
 
     def _teacher(self, before: State | None = None) -> State:
-        teacher = _common_base(self.seats["teacher"].replicas)
+        self._turn(learning=False)
+        replicas = self.seats["teacher"].replicas
+        teacher = _common_base(replicas, replicas[0].name, replicas[0].surviving(replicas[0].greet).base)
         if before is not None and teacher.digest != before.digest:
             teacher = replace(teacher, name=f"{teacher.name}-{teacher.digest[:8]}")  # a name is never used again
         self._store(Evidence(state=teacher, canaries=(), before=(), after=(), noise=0.0))
@@ -263,6 +292,7 @@ class Cast:
         )
 
     def _prove(self, seat: Seat, evidence: Evidence) -> None:
+        self._turn(learning=False)
         for replica in seat.replicas:
             replica.surviving(partial(replica.prove, evidence))
         seat.proven.add(evidence.state.name)
@@ -303,13 +333,12 @@ def unread_system(spec: RoleSpec) -> str:
     )
 
 
-def _common_base(replicas: Sequence[Replica]) -> State:
-    first, *others = replicas
-    base = first.surviving(first.greet).base
-    for replica in others:
+def _common_base(replicas: Sequence[Replica], first: str, base: State) -> State:
+    """The base, which `first` holds; whether all replicas do."""
+    for replica in replicas:
         if (other := replica.surviving(replica.greet).base).digest != base.digest:
             raise PublishError(
-                f"{replica.name} holds another base ({other.digest[:12]}) than {first.name} ({base.digest[:12]}). "
+                f"{replica.name} holds another base ({other.digest[:12]}) than {first} ({base.digest[:12]}). "
                 "Give both the same `model` and `revision`."
             )
     return base

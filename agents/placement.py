@@ -42,7 +42,8 @@ from ..evals.redact import without_secrets
 from ..evals.terminal import inert
 from . import cluster, leftovers
 from .build import build
-from .roles import RayDied, RoleDied, RoleHung, RoleSpec, devices
+from .devices import await_memory, devices
+from .roles import RayDied, RoleDied, RoleHung, RoleSpec
 
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 """Variables of the driver's environment that a role sees wherever it runs; none of them is a secret."""
@@ -64,7 +65,12 @@ _servers: dict[str, int] = {}
 
 
 def start(
-    cpus: int | None = None, *, specs: Sequence[RoleSpec] = (), address: str = "", insecure: bool = False
+    cpus: int | None = None,
+    *,
+    specs: Sequence[RoleSpec] = (),
+    shared: bool = False,
+    address: str = "",
+    insecure: bool = False,
 ) -> None:
     """Start a local Ray on the loopback interface, without dashboard, telemetry or secrets; or join a cluster.
 
@@ -73,6 +79,7 @@ def start(
     Args:
         cpus: Cores that Ray counts; all. Roles take none of them: there may be more roles than cores.
         specs: The roles to come; their GPUs are counted before anything waits for one.
+        shared: The learner has them in turn with the others.
         address: HOST:PORT of an existing cluster's head. This machine is one of its nodes, with devices or without.
         insecure: Join a cluster that does not ask who joins.
 
@@ -111,7 +118,7 @@ def start(
                     "machine. Import tutorloop.agents.placement first, or set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0."
                 )
     try:
-        _enough_gpus(specs)
+        _enough_gpus(specs, shared)
     except ValueError:
         stop()
         raise
@@ -143,7 +150,8 @@ def _where() -> str:
 class Actor:
     """Implements `Host` with one Ray actor.
 
-    The role is built in the background; the first call waits for it, and raises what its constructor raised.
+    The role is built in the background; the first call waits for it, and raises what its constructor raised. `in_turn`:
+    other roles have had its devices, and it is not built before their memory is free.
     """
 
     def __init__(
@@ -152,10 +160,12 @@ class Actor:
         name: str = "",
         factory: Callable[[RoleSpec], Any] = build,
         runtime_env: Mapping[str, Any] | None = None,
+        *,
+        in_turn: bool = False,
     ) -> None:
         self.name = name or f"{spec.role}/0"
         self.spec = replace(spec, root=spec.root.absolute())  # the actor may stand elsewhere
-        self.factory, self.runtime_env = factory, runtime_env
+        self.factory, self.runtime_env, self.in_turn = factory, runtime_env, in_turn
         self.log = self.spec.root / "logs" / f"{self.name.replace('/', '-')}.log"
         self.pid, self.handle = 0, cast(Any, None)
         self._ready: Any = None  # the first two answers, until they are there
@@ -208,7 +218,7 @@ class Actor:
             max_task_retries=0,
             runtime_env=dict(self.runtime_env) if self.runtime_env else None,
         ).remote(self.spec, self.name, self.log, environment, sign)
-        self._ready = self.handle.start.remote(), self.handle.build.remote(self.factory)
+        self._ready = self.handle.start.remote(), self.handle.build.remote(self.factory, self.in_turn)
 
     def _wait(self, answer: Any, method: str) -> Any:
         try:
@@ -289,7 +299,9 @@ class Holder:
             )
         return socket.gethostname(), os.getpid()
 
-    def build(self, factory: Callable[[RoleSpec], Any]) -> None:
+    def build(self, factory: Callable[[RoleSpec], Any], in_turn: bool = False) -> None:
+        if in_turn:
+            self._watched(lambda: await_memory(self.spec.gpus))
         self.role = self._watched(lambda: factory(self.spec))
         gc.freeze()  # the libraries' objects stay; looking through them costs each training 0.4 s
 
@@ -345,10 +357,10 @@ def _status(pid: int) -> str:
         return str(psutil.STATUS_DEAD)
 
 
-def _enough_gpus(specs: Iterable[RoleSpec]) -> None:
+def _enough_gpus(specs: Iterable[RoleSpec], shared: bool = False) -> None:
     wanted = [s for s in specs if s.gpus]
     told = ", ".join(f"{s.role} {f'{s.replicas} x ' if s.replicas > 1 else ''}{s.gpus:g}" for s in wanted)
-    needed, nodes = devices(wanted), [n["Resources"].get("GPU", 0.0) for n in ray.nodes() if n["Alive"]]
+    needed, nodes = devices(wanted, shared=shared), [n["Resources"].get("GPU", 0.0) for n in ray.nodes() if n["Alive"]]
     if needed > sum(nodes):
         raise ValueError(
             f"the roles ask for {needed} GPUs ({told}) and Ray has {sum(nodes):g}. Ask for less, e.g. 0.3 of one each "

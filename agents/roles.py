@@ -9,7 +9,7 @@ it has proven it, once per incarnation (`prove`): a replica that was restarted i
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -343,23 +343,3 @@ class RoleSpec:
     def names(self) -> Sequence[str]:
         """Of the replicas: `student/0`, `student/1`."""
         return [f"{self.role}/{i}" for i in range(self.replicas)]
-
-
-def devices(specs: Iterable[RoleSpec]) -> int:
-    """How many GPUs roles take, whoever needs most first. A part of one lies on one device.
-
-    >>> def role(gpus, replicas):
-    ...     return RoleSpec(role="student", engine="scripted", root=Path(), gpus=gpus, replicas=replicas)
-    >>> devices([role(0.5, 2)]), devices([role(0.4, 2), role(0.6, 2)]), devices([role(0.6, 3)]), devices([role(2, 1)])
-    (1, 2, 3, 2)
-    """
-    whole, free = 0, list[float]()
-    for part in sorted((spec.gpus for spec in specs for _ in spec.names if spec.gpus), reverse=True):
-        fits = [i for i, left in enumerate(free) if left >= part - 1e-9]
-        if part >= 1:
-            whole += int(part)
-        elif fits:
-            free[fits[0]] -= part
-        else:
-            free.append(1 - part)
-    return whole + len(free)

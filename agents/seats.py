@@ -82,6 +82,17 @@ class Replica:
             self.host.restart()
             self.hello, self.proven = None, set()
 
+    def leave(self) -> None:
+        """End the process, which frees what it had. Another one comes by `come`, and has proven nothing."""
+        with self._busy:
+            self.host.close()
+            self.hello, self.proven = None, set()
+
+    def come(self) -> None:
+        with self._busy:
+            self._open()
+            self.host.restart()
+
     def close(self) -> None:
         self.closed = True
         self.host.close()  # a call that is under way in an actor ends by this
@@ -101,6 +112,8 @@ class Seat:
     replicas: Sequence[Replica]
     proven: set[str] = field(default_factory=set)
     """Names of the states that all replicas have proven; one that was replaced since has to do so again by itself."""
+    away: bool = False
+    """Whether all replicas have left, so that others have their devices."""
     _free: SimpleQueue[Replica] = field(default_factory=SimpleQueue)
 
     def __post_init__(self) -> None:
@@ -115,6 +128,20 @@ class Seat:
             yield replica
         finally:
             self._free.put(replica)
+
+    def leave(self) -> None:
+        """Make room: all processes end."""
+        self.away = True
+        self.proven.clear()
+        for replica in self.replicas:
+            replica.leave()
+
+    def come(self) -> None:
+        """Start all replicas again, side by side, if they have left."""
+        if self.away:
+            self.away = False
+            for replica in self.replicas:
+                replica.come()
 
     def close(self) -> None:
         """End all replicas, and what they are at."""

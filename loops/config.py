@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import to_json
 
 from ..evals.records import halved
@@ -39,6 +39,14 @@ Gpus = Annotated[float, Field(ge=0), AfterValidator(_on_devices)]
 
 
 Engine = Literal["transformers", "scripted", "replay", "chat"]
+
+
+Placement = Literal["separate", "shared", "local"]
+
+
+def _renamed(placement: Any) -> Any:
+    """`ray` is what `separate` was called at first."""
+    return "separate" if placement == "ray" else placement
 
 
 def _teaches(engine: Engine) -> Engine:
@@ -215,8 +223,10 @@ class Experiment(_Part):
     evaluator: EvaluatorConfig = EvaluatorConfig()
     update: UpdateConfig = UpdateConfig()
     budget: BudgetConfig = BudgetConfig()
-    placement: Literal["ray", "local"] = "ray"
-    """`ray`: each role in an actor of its own; `local`: all in this process. The transcripts are the same."""
+    placement: Annotated[Placement, BeforeValidator(_renamed)] = "separate"
+    """`separate`: each role in a process of its own (a Ray actor), with devices of its own. `shared`: the same, but all
+    devices answer, then all train: who answers ends before the learner starts, and the other way round. `local`: all in
+    this process. The transcripts are the same."""
     cluster: ClusterConfig = ClusterConfig()
     failures: float = Field(default=0.2, ge=0, le=1)
     """Share of a table's items that may fail before the run stops."""

@@ -14,7 +14,7 @@ from statistics import fmean
 from textwrap import wrap
 from typing import Any
 
-from ..agents.roles import devices
+from ..agents.devices import devices
 from ..evals.records import Gold, Problem
 from ..evals.terminal import safe
 from ..policies.checking import Sound
@@ -109,7 +109,7 @@ def plan(experiment: Path | str, overrides: Sequence[str] = ()) -> ExperimentPla
         estimate=_estimate(ready, [p for p, _ in practice], [g for _, g in practice if g], sizes),
         budget=config.budget.teacher_tokens,
         placement=config.placement,
-        gpus=devices(role_specs(ready, Path()).values()),
+        gpus=devices([*role_specs(ready, Path()).values()], shared=config.placement == "shared"),
         roles=list(_roles(ready)),
         settings=list(settings_of(ready)),
         warnings=list(_warnings(ready, sizes)),
@@ -294,9 +294,10 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
 
 def _shared(plan: ExperimentPlan) -> Iterator[str]:
     parts = [role for role in plan.roles if role["gpus"]]
-    if plan.placement == "ray" and parts:
+    if plan.placement != "local" and parts:
         each = ", ".join(f"{role['gpus']:g} for each {role['role']}" for role in parts)
-        yield f"{plan.gpus} GPU{'s' if plan.gpus > 1 else ''} in all: {each}; parts share one where they fit"
+        turns = "; the learner has them in turn with the others" if plan.placement == "shared" else ""
+        yield f"{plan.gpus} GPU{'s' if plan.gpus > 1 else ''} in all: {each}; parts share one where they fit{turns}"
 
 
 def _estimate_lines(plan: ExperimentPlan) -> Iterator[str]:

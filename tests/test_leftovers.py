@@ -93,7 +93,7 @@ def test_a_start_tidies_up_and_a_stop_leaves_nothing(place: Path, dead: Path, mo
     started: list[Path] = []
     monkeypatch.setattr("ray.init", lambda _temp_dir, **_: started.append(Path(_temp_dir)))
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
-    monkeypatch.setattr(placement, "_enough_gpus", lambda _: None)
+    monkeypatch.setattr(placement, "_enough_gpus", lambda *_: None)
     placement.start(1)
     assert not dead.exists()
     assert [started[0].parent] == list(place.iterdir())

@@ -137,8 +137,9 @@ def test_scripted_roles_leave_the_same_in_process_and_on_ray(tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_real_roles_leave_the_same_in_process_and_on_ray(undisturbed: Path, tmp_path: Path) -> None:
-    launch({**REAL, "placement": "ray"}, tmp_path / "there")
+@pytest.mark.parametrize("placement", ["separate", "shared"])
+def test_real_roles_leave_the_same_in_process_and_on_ray(placement: str, undisturbed: Path, tmp_path: Path) -> None:
+    launch({**REAL, "placement": placement}, tmp_path / "there")
     assert differing(undisturbed, tmp_path / "there") == []
     assert len(set(states(undisturbed))) == 4  # SFT and DPO, twice
 
