@@ -8,6 +8,7 @@ versions of torch and transformers as this machine.
 """
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,11 @@ def opens(address: str, *, token: bool = False) -> bool:
     Raises:
         ValueError: nobody answers there, saying what happened.
     """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE / 6).close()
+    except OSError as e:  # Ray would try for half a minute
+        raise ValueError(f"no Ray cluster answers at {address}: {e}") from None
     told = dict(os.environ) if token else {**public(), "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-P", "-c", KNOCK, address]
     try:

@@ -44,6 +44,15 @@ def devices(specs: Sequence[RoleSpec], *, shared: bool = False) -> int:
     return whole + len(free)
 
 
+def scraps(part: float, whole: float) -> float:
+    """What is left of a whole when parts have been taken from it.
+
+    >>> [round(scraps(part, 1), 2) for part in (0.5, 0.3, 0.75)]
+    [0.0, 0.1, 0.25]
+    """
+    return max(0.0, whole - part * int(whole / part + 1e-6))
+
+
 def await_memory(gpus: float) -> None:
     """Wait until the GPUs of this process have its share of memory to give: who had them before it is gone.
 

@@ -26,6 +26,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any, cast
@@ -42,7 +43,7 @@ from ..evals.redact import without_secrets
 from ..evals.terminal import inert
 from . import cluster, leftovers
 from .build import build
-from .devices import await_memory, devices
+from .devices import await_memory, devices, scraps
 from .roles import RayDied, RoleDied, RoleHung, RoleSpec
 
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
@@ -178,11 +179,21 @@ class Actor:
             raise RoleDied(f"{self.name} is gone; `restart` it before `{method}`.")
         with self._starting:
             if self._ready is not None:
-                self._host, self.pid = self._wait(self._ready[0], "start")
-                cluster.take_sign(self.spec.root, self.name)
+                self._begin()
                 self._wait(self._ready[1], "build")
                 self._ready = None
         return self._wait(self.handle.call.remote(method, args), method)
+
+    def _begin(self) -> None:
+        """Wait for its process. One that a cluster sent to a lost node, which Ray notices late, is sent once more."""
+        try:
+            self._host, self.pid = self._wait(self._ready[0], "start")
+        except RoleDied:
+            if _servers:
+                raise
+            self._start()
+            self._host, self.pid = self._wait(self._ready[0], "start")
+        cluster.take_sign(self.spec.root, self.name)
 
     def restart(self) -> None:
         self.close()
@@ -191,6 +202,7 @@ class Actor:
     def close(self) -> None:
         # Taken first: a thread that waits for an answer forgets the pid as soon as it hears of the death.
         handle, pid, self.handle, self.pid = self.handle, self.pid, None, 0
+        cluster.take_sign(self.spec.root, self.name)
         if handle is not None:
             ray.kill(handle, no_restart=True)
             if pid and self._host == socket.gethostname():
@@ -370,6 +382,12 @@ def _enough_gpus(specs: Iterable[RoleSpec], shared: bool = False) -> None:
         raise ValueError(
             f"a role asks for {most:g} GPUs ({told}), and no node has more than {max(nodes):g}. A role lives on one "
             "node: ask for less."
+        )
+    parts = [*sorted({s.gpus for s in wanted if s.gpus < 1}), 1.0]
+    if sum(map(bool, nodes)) > 1 and any(scraps(a, b) * max(nodes) >= a for a, b in pairwise(parts)):
+        raise ValueError(
+            f"on several nodes parts of a GPU must fill it ({told}): Ray counts what is free on a node as one heap, "
+            "and would let a role wait where only scraps are left. Ask for 1, 0.5, 0.25 ..."
         )
 
 
