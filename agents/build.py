@@ -25,6 +25,10 @@ def build(spec: RoleSpec) -> Any:
         from .chat_teacher import ChatTeacher
 
         role = ChatTeacher(spec)
+    elif spec.role == "learner" and spec.workers > 1:
+        from .ray_learner import RayLearner
+
+        role = RayLearner(spec)
     elif spec.role == "learner":
         from .trl_learner import TrlLearner
 

@@ -33,7 +33,7 @@ def devices(specs: Sequence[RoleSpec], *, shared: bool = False) -> int:
         groups = [[spec for spec in specs if (spec.role == "learner") is learns] for learns in (True, False)]
         return max(map(devices, groups))
     whole, free = 0, list[float]()
-    for part in sorted((spec.gpus for spec in specs for _ in spec.names if spec.gpus), reverse=True):
+    for part in sorted((s.gpus for s in specs for _ in range(s.replicas * s.workers) if s.gpus), reverse=True):
         fits = [i for i, left in enumerate(free) if left >= part - 1e-9]
         if part >= 1:
             whole += int(part)

@@ -1,4 +1,4 @@
-"""Roles in Ray actors. The only file that imports Ray; the rest of the package cannot tell.
+"""Roles in Ray actors. But for `ray_learner.py` the only file that imports Ray; the rest of the package cannot tell.
 
     driver ── Ray ──┬── student/0    one role, one actor, one process: a `Holder`
                     ├── learner/0
@@ -12,7 +12,7 @@ servers dies the run ends (`RayDied`): a client of Ray notices late, or never, a
 On an existing cluster (`cluster.py`) roles go to whichever node has the devices, and every one looks whether the run
 folder is there what it is here. A node that is lost is a role that died: it comes up on another one.
 
-Not covered: training on several devices; a local Ray on Windows; a cluster whose head is lost ends the driver.
+Not covered: a local Ray on Windows; a cluster whose head is lost ends the driver.
 """
 
 import ctypes
@@ -224,7 +224,7 @@ class Actor:
         sign = "" if _servers else cluster.leave_sign(self.spec.root, self.name)
         self.handle = remote.options(
             num_cpus=0,
-            num_gpus=self.spec.gpus,
+            num_gpus=self.spec.own_gpus,
             max_concurrency=2 if self.spec.calls else 1,  # it takes calls while one waits for what came of others
             max_restarts=0,
             max_task_retries=0,
@@ -291,7 +291,7 @@ class Holder:
         if self.astray:
             return  # nothing is written to a folder that is not the run's
         os.environ.update(environment)
-        if not spec.gpus:
+        if not spec.own_gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a cluster's Ray lets it see all of them
         os.environ["OMP_NUM_THREADS"] = str(spec.threads)  # before torch is imported, which happens in `build`
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -313,7 +313,7 @@ class Holder:
 
     def build(self, factory: Callable[[RoleSpec], Any], in_turn: bool = False) -> None:
         if in_turn:
-            self._watched(lambda: await_memory(self.spec.gpus))
+            self._watched(lambda: await_memory(self.spec.own_gpus))
         self.role = self._watched(lambda: factory(self.spec))
         gc.freeze()  # the libraries' objects stay; looking through them costs each training 0.4 s
 
@@ -371,7 +371,7 @@ def _status(pid: int) -> str:
 
 def _enough_gpus(specs: Iterable[RoleSpec], shared: bool = False) -> None:
     wanted = [s for s in specs if s.gpus]
-    told = ", ".join(f"{s.role} {f'{s.replicas} x ' if s.replicas > 1 else ''}{s.gpus:g}" for s in wanted)
+    told = ", ".join(f"{s.role} {f'{n} x ' if (n := s.replicas * s.workers) > 1 else ''}{s.gpus:g}" for s in wanted)
     needed, nodes = devices(wanted, shared=shared), [n["Resources"].get("GPU", 0.0) for n in ray.nodes() if n["Alive"]]
     if needed > sum(nodes):
         raise ValueError(

@@ -318,6 +318,8 @@ class RoleSpec:
     """Of each replica: whole ones, or a part of one."""
     replicas: int = 1
     """How many there are of it."""
+    workers: int = 1
+    """Of a learner: processes that train side by side. If there are several, each has `gpus`, and the learner none."""
     deadline: float = 600.0
     """Seconds that a call may take."""
     seed: int = 0
@@ -338,6 +340,11 @@ class RoleSpec:
     def calls(self) -> bool:
         """Whether it is a `Caller`: asked at once, through `calling.py`, and not in a wave."""
         return self.engine == "chat"
+
+    @property
+    def own_gpus(self) -> float:
+        """Of each replica's own process."""
+        return self.gpus if self.workers == 1 else 0.0
 
     @property
     def names(self) -> Sequence[str]:

@@ -5,7 +5,8 @@ would write byte for byte (one thread, same kind of machine). The reference of D
 which takes it from how the adapter is handed over. Any field of `SFTConfig`, `DPOConfig` or `LoraConfig` may be set
 under its own name (`settings.py`).
 
-Not covered: several devices, checkpoints within a training (one that is interrupted is run again), packing.
+Not covered: several devices (`ray_learner.py`), checkpoints within a training (one that is interrupted is run again),
+packing.
 """
 
 import gc

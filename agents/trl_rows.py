@@ -103,7 +103,10 @@ class WeightedSFT(SFTTrainer):  # type: ignore[misc]
         told = out.log_probs * weights[:, 1:]
         if getattr(self.args, "loss_type", "") == "dft":  # as TRL has it
             told = told * out.log_probs.exp().detach()
-        return -told.sum() / count
+        loss = -told.sum() / count
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # the count is of all workers, whose gradients are averaged
+        return loss
 
 
 class WeightedCollator(DataCollatorForLanguageModeling):  # type: ignore[misc]

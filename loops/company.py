@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,9 @@ class Company:
     def host(self, name: str) -> Host:
         if name not in self.hosts:
             kind: Callable[..., Host] = InProcess if self.placement == "local" else self._actor()
-            specs, learns = self.specs, name.startswith("learner/")
+            specs, learns = list(self.specs), name.startswith("learner/")
+            if self.placement == "local":
+                specs = [replace(spec, workers=1) for spec in specs]
             if self.shared:
                 kind, specs = partial(kind, in_turn=True), [s for s in specs if (s.role == "learner") is learns]
             self.hosts |= _seated(specs, kind, self.factory)

@@ -164,6 +164,12 @@ class PlaceConfig(_Part):
     deadline: float = Field(default=3600.0, gt=0)
 
 
+class LearnerConfig(PlaceConfig):
+    workers: int = Field(default=1, ge=1)
+    """Processes that train side by side through Ray Train, each with `gpus`, each on its part of every batch. It is the
+    same training up to the order in which floating point adds, so it is no free choice once a run has begun."""
+
+
 class EvaluatorConfig(PlaceConfig):
     replicas: int = Field(default=1, ge=1)
 
@@ -219,7 +225,7 @@ class Experiment(_Part):
     seed: int = Field(default=0, ge=0, lt=2**32)
     student: RoleConfig = RoleConfig()
     teacher: TeacherConfig = TeacherConfig()
-    learner: PlaceConfig = PlaceConfig()
+    learner: LearnerConfig = LearnerConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
     update: UpdateConfig = UpdateConfig()
     budget: BudgetConfig = BudgetConfig()

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Collection, Mapping
 from itertools import chain, product
 from pathlib import Path
+from typing import Any
 
 from ..agents.completions import key_of
 from ..agents.decoding import decoder, idle, scripted
@@ -45,6 +46,23 @@ def check_training(config: Experiment, stages: Stages) -> None:
         for kind, name in product(("sft", "dpo"), ON_GPUS):
             if settings.get(kind, {}).get(name) and not config.learner.gpus:
                 raise ConfigError(f"{whose}: `{kind}.{name}` needs a GPU. Set `learner.gpus`, or leave it out.")
+    if config.learner.workers > 1:
+        _check_workers(config, stages)
+
+
+def _check_workers(config: Experiment, stages: Stages) -> None:
+    workers = config.learner.workers
+    if config.placement == "local" and config.limit is None:  # at toy scale one process trains
+        raise ConfigError(f"`learner.workers` is {workers}, and with `placement: local` there is one process.")
+    for kind, told in ((kind, told) for method in stages for kind, told in effective(method).items() if kind != "lora"):
+        batch: Any = told["per_device_train_batch_size"]
+        if batch % workers:
+            raise ConfigError(
+                f"`learner.workers` is {workers}, and a batch of {batch} rows (`{kind}.per_device_train_batch_size`, "
+                "of all workers together) cannot be cut into as many equal parts."
+            )
+        if told["train_sampling_strategy"] != "sequential":
+            raise ConfigError(f"`{kind}.train_sampling_strategy`: several workers train in the order of the rows.")
 
 
 OF_A_REPLY = (("max_new_tokens", "max_tokens"), ("temperature", "temperature"))

@@ -351,6 +351,7 @@ def role_specs(ready: Prepared, root: Path) -> dict[str, RoleSpec]:
             threads=place.threads,
             gpus=place.gpus,
             replicas=1 if role == "learner" else place.replicas,
+            workers=config.learner.workers if role == "learner" else 1,
             deadline=place.deadline,
             seed=config.seed,
         )

@@ -227,12 +227,13 @@ def _picked(method: Method, wrong: float, kinds: Sequence[float]) -> float:
 
 def _roles(ready: Prepared) -> Iterator[Mapping[str, Any]]:
     kept = ("engine", "model", "revision", "dtype", "max_tokens", "temperature")
-    placed = ("threads", "gpus", "replicas", "deadline")
+    placed = ("threads", "gpus", "replicas", "workers", "deadline")
     address = ready.experiment.cluster.address
     for name, spec in role_specs(ready, Path()).items():
         told = asdict(replace(spec, model=spec.model or spec.chat))
         where = "an actor of its own" if spec.replicas == 1 else f"actors {' '.join(spec.names)}"
         where += f" on the cluster at {address}" if address else ""
+        where += f", and {spec.workers} that train" if spec.workers > 1 else ""
         if ready.experiment.placement == "local":
             where = "this process"
         yield {"role": name, "where": where, **{key: told[key] for key in kept + placed}, "options": dict(spec.options)}

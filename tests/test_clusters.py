@@ -347,4 +347,4 @@ def test_the_configurations_of_the_docs_say_what_they_need(home: Path, tmp_path:
         (tmp_path / f"{i}.json").write_text(json.dumps(block))
         scripted = ["student.engine=scripted", f"student.model={small.student(tmp_path / 'student')}"]
         gpus.append(plan(tmp_path / f"{i}.json", scripted).gpus)
-    assert gpus == [4, 2, 11]
+    assert gpus == [4, 2, 2, 11]

@@ -189,14 +189,14 @@ def test_heavy_libraries_are_imported_only_where_models_and_actors_are() -> None
                 if target.split(".")[0] in HEAVY:
                     users.setdefault(target.split(".")[0], set()).add(name(path))
     assert users.pop("ray") == {"agents/placement.py"}
-    weights = {"base", "transformers_server", "trl_learner", "trl_rows", "pretrain"}
+    weights = {"base", "transformers_server", "trl_learner", "trl_rows", "ray_learner", "pretrain"}
     assert {path for paths in users.values() for path in paths} <= {f"agents/{stem}.py" for stem in weights}
 
 
-def test_ray_is_spoken_in_one_file() -> None:
-    """Anywhere in it: inside a function too."""
+def test_ray_is_spoken_in_two_files() -> None:
+    """Anywhere in them: inside a function too."""
     users = {name(p) for p in FILES for n in ast.walk(tree(p)) if any(t.split(".")[0] == "ray" for t in imported(p, n))}
-    assert users == {"agents/placement.py"}
+    assert users == {"agents/placement.py", "agents/ray_learner.py"}
 
 
 REPORTING = """
