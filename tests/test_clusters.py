@@ -275,6 +275,7 @@ def test_roles_land_on_devices_of_their_own_on_both_nodes(three: Nodes, tmp_path
         placement.start(specs=[RoleSpec(role="student", engine="scripted", root=tmp_path, gpus=5)])
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_lost_nodes_are_survived(
     three: Nodes, home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -309,6 +310,7 @@ def raylet(pid: int) -> int:
     return int(above.pid)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_one_stale_replica_of_eight_blocks_the_round_by_name(
     three: Nodes, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -142,6 +142,7 @@ class Stops(Interrupts):
             raise Interrupted(number)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("ray", [2], indirect=True)
 def test_two_gpus_are_enough_in_turn_for_what_needs_four_at_once(
