@@ -11,13 +11,20 @@ import os
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from ..evals.redact import public
 
 PATIENCE = 60.0
 """Seconds that a cluster may take to answer."""
+
+MODE = "RAY_AUTH_MODE"
+
+_before: list[str | None] = []
+"""What the mode was when this process joined a cluster that is open."""
 
 KNOCK = """
 import sys
@@ -43,7 +50,7 @@ def opens(address: str, *, token: bool = False) -> bool:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE / 6).close()
     except OSError as e:  # Ray would try for half a minute
         raise ValueError(f"no Ray cluster answers at {address}: {e}") from None
-    told = dict(os.environ) if token else {**public(), "RAY_AUTH_MODE": "disabled"}
+    told = dict(os.environ) if token else {**public(), MODE: "disabled"}
     command = [sys.executable, "-P", "-c", KNOCK, address]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=told, timeout=PATIENCE)
@@ -56,7 +63,7 @@ def opens(address: str, *, token: bool = False) -> bool:
 
 
 def admit(address: str, *, insecure: bool) -> None:
-    """Whether one may join.
+    """Whether one may join; `leave` when one has left.
 
     Args:
         insecure: A cluster that does not ask who joins, too.
@@ -71,11 +78,31 @@ def admit(address: str, *, insecure: bool) -> None:
                 "Start it with RAY_AUTH_MODE=token and one token for all of its nodes; or override with "
                 "`cluster.insecure=true`."
             )
+        # Its calls to this process will bear no token. In token mode, which a local Ray leaves behind it, they would be
+        # turned away, and the cluster would take roles for deserted and end them.
+        _before.append(os.environ.get(MODE))
+        _set_mode("disabled")
     elif not opens(address, token=True):
         raise ValueError(
             f"the Ray cluster at {address} asks for a token and does not take this process's. Set RAY_AUTH_MODE=token, "
             "and RAY_AUTH_TOKEN_PATH to a file with the cluster's (or put that into ~/.ray/auth_token)."
         )
+
+
+def leave() -> None:
+    """This process asks for a token again, if it did before it joined."""
+    while _before:
+        _set_mode(_before.pop())
+
+
+def _set_mode(mode: str | None) -> None:
+    os.environ.pop(MODE, None)
+    if mode is not None:
+        os.environ[MODE] = mode
+    # Ray has no public way to let a process see that its mode has changed.
+    inside: Any = import_module("ray._raylet")
+    inside.Config.initialize("")
+    inside.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def leave_sign(root: Path, name: str) -> str:

@@ -94,6 +94,7 @@ def start(
             try:
                 ray.init(address=address, **quiet)
             except (RuntimeError, ConnectionError, failed.RayError) as e:
+                stop()
                 raise ValueError(
                     f"the Ray cluster at {address} cannot be joined from here: {e} This machine has to be one of its "
                     f"nodes: `ray start --address={address}`."
@@ -129,6 +130,7 @@ def stop() -> None:
     """Shut Ray down and remove what it left in the temporary folder."""
     _servers.clear()
     ray.shutdown()
+    cluster.leave()
     while _claims:
         _claims.pop().release()
 

@@ -189,6 +189,8 @@ def test_a_role_that_a_cluster_sent_to_a_lost_node_is_sent_once_more(
 
 @pytest.mark.ray
 def test_an_open_cluster_is_refused_unless_overridden(place: Path, home: Path, tmp_path: Path) -> None:
+    placement.start(1)  # it leaves this process asking for tokens, which that cluster has none of
+    placement.stop()
     told = small.experiment(home, placement="ray", rounds=0)
     with nodes(place, 0, token=False) as there:
         with pytest.raises(ConfigError, match=f"cluster at {there.address} is without authentication"):
@@ -196,6 +198,7 @@ def test_an_open_cluster_is_refused_unless_overridden(place: Path, home: Path, t
         assert not (tmp_path / "run").exists()
         found = launch({**told, "cluster": {"address": there.address, "insecure": True}}, tmp_path / "run")
         assert found.status == "finished"
+    assert os.environ["RAY_AUTH_MODE"] == "token"
 
 
 # ---- many nodes
