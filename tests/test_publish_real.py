@@ -121,7 +121,7 @@ def test_a_stream_goes_on_in_its_own_state_whatever_is_answered_or_unloaded_mean
     for step in world.server.stream(first, REQUESTS[0]):
         steps.append(step)
         world.server.generate(second, REQUESTS)
-        world.server._unload(first.digest)
+        world.server.unload(first.digest)
     assert len(steps) > 3 and steps == alone
 
 
@@ -267,7 +267,7 @@ def test_an_old_adapter_is_unloaded_and_loaded_and_proven_anew_when_it_is_asked_
     assert len(world.server.names) == len(world.server.peft.peft_config) == 3
     assert state.digest not in world.server.names
     assert world.server.generate(state, REQUESTS) == alone
-    world.server._unload(state.digest)
+    world.server.unload(state.digest)
     (world.root / state.weights / ADAPTER_FILE).unlink()
     for error in (PublishError, Unproven):
         with pytest.raises(error):

@@ -580,7 +580,7 @@ def test_without_the_handshake_the_wrong_student_would_be_examined(run: Path, mo
 
     def load(server: TransformersServer, evidence: Evidence) -> float:
         if evidence.state.weights and evidence.state.digest not in server.names:
-            server._load(evidence.state)
+            server.load(evidence.state)
         server.proven[evidence.state.digest] = evidence
         return 0.0
 
