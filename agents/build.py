@@ -33,6 +33,10 @@ def build(spec: RoleSpec) -> Any:
         from .trl_learner import TrlLearner
 
         role = TrlLearner(spec)
+    elif spec.engine == "vllm":
+        from .vllm_server import MergedServer, VllmServer
+
+        role = (MergedServer if spec.publish == "merged" else VllmServer)(spec)
     else:
         from .transformers_server import TransformersServer
 

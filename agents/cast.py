@@ -41,6 +41,7 @@ from .doubts import doubts
 from .lanes import Lanes
 from .models import model_folder, without_system
 from .roles import (
+    WITH_MODEL,
     Canary,
     Evidence,
     Job,
@@ -324,7 +325,7 @@ def proof_file(state: State) -> str:
 
 def unread_system(spec: RoleSpec) -> str:
     """What to warn of where a role is given a system turn: that its chat template does not write it. Empty: nothing."""
-    folder = model_folder(spec.model) if spec.engine == "transformers" else None
+    folder = model_folder(spec.model) if spec.engine in WITH_MODEL else None
     if folder is None or not (does := without_system(folder)):
         return ""
     return (

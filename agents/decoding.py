@@ -94,6 +94,11 @@ def decoder(told: Mapping[str, Json]) -> dict[str, float]:
     return numbers
 
 
+def said(options: Mapping[str, Json]) -> dict[str, Json]:
+    """Of a role's options, those that say how the next token is chosen: an engine may have others."""
+    return {name: value for name, value in options.items() if name in HONOURED}
+
+
 def scripted(role: str, told: Mapping[str, Json]) -> None:
     """
     Raises:

@@ -168,7 +168,8 @@ class Actor:
     ) -> None:
         self.name = name or f"{spec.role}/0"
         self.spec = replace(spec, root=spec.root.absolute())  # the actor may stand elsewhere
-        self.factory, self.runtime_env, self.in_turn = factory, runtime_env, in_turn
+        self.factory, self.in_turn = factory, in_turn
+        self.runtime_env = runtime_env or ({"py_executable": spec.python} if spec.python else None)
         self.log = self.spec.root / "logs" / f"{self.name.replace('/', '-')}.log"
         self.pid, self.handle = 0, cast(Any, None)
         self._ready: Any = None  # the first two answers, until they are there

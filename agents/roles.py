@@ -283,6 +283,11 @@ class Host(Protocol):
     def close(self) -> None: ...
 
 
+Engine = Literal["transformers", "vllm", "scripted", "replay", "chat"]
+WITH_MODEL = ("transformers", "vllm")
+"""Engines that hold a model in a folder, of which chat template and weights can be looked at."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """How hard a provider may be pressed, by all replicas together, and how often one asks again."""
@@ -301,7 +306,7 @@ class RoleSpec:
     """How to build one role, and where. Plain values: it crosses process borders."""
 
     role: Literal["student", "teacher", "evaluator", "learner"]
-    engine: Literal["transformers", "scripted", "replay", "chat"]
+    engine: Engine
     root: Path
     """The run folder."""
     model: str = ""
@@ -335,6 +340,10 @@ class RoleSpec:
     """`chat`: how the model is told the form of a record that it fills: by the provider's own means, or in words."""
     limits: Limits = field(default_factory=Limits)
     """`chat`."""
+    publish: Literal["adapter", "merged"] = "adapter"
+    """vLLM: whether a state is an adapter in the running engine, or a whole model in the place of the one before."""
+    python: str = ""
+    """On Ray: the interpreter of the role's process, of an environment of its own; empty: the driver's."""
 
     @property
     def calls(self) -> bool:

@@ -15,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import to_json
 
+from ..agents.roles import Engine
 from ..evals.records import halved
 from ..evals.redact import declare, redacted
 from ..policies.records import Evidence
@@ -38,9 +39,6 @@ def _on_devices(gpus: float) -> float:
 Gpus = Annotated[float, Field(ge=0), AfterValidator(_on_devices)]
 
 
-Engine = Literal["transformers", "scripted", "replay", "chat"]
-
-
 Placement = Literal["separate", "shared", "local"]
 
 
@@ -51,7 +49,7 @@ def _renamed(placement: Any) -> Any:
 
 def _teaches(engine: Engine) -> Engine:
     if engine == "replay":
-        raise ValueError("recorded answers are a student's; a teacher is 'scripted', 'transformers' or 'chat'")
+        raise ValueError("recorded answers are a student's; a teacher is 'scripted', 'transformers', 'vllm' or 'chat'")
     return engine
 
 
@@ -109,7 +107,15 @@ class RoleConfig(_Part):
     deadline: float = Field(default=600.0, gt=0)
     """Seconds that one call may take."""
     options: dict[str, Any] = {}
-    """The engine's own: `error_rate` of the scripted teacher."""
+    """The engine's own: `error_rate` of the scripted teacher, `max_model_len` of vLLM."""
+    python: str = ""
+    """On Ray: the interpreter of an environment of its own, e.g. `.venv-vllm/bin/python` (a path is relative to the
+    experiment's file), where the engine's pins and the trainer's disagree. Empty: the driver's."""
+
+
+class StudentConfig(RoleConfig):
+    publish: Literal["adapter", "merged"] = "adapter"
+    """vllm: a round's state is an adapter beside the base, or one model with it."""
 
 
 class LimitsConfig(_Part):
@@ -223,7 +229,7 @@ class Experiment(_Part):
     limit: int | None = Field(default=None, ge=1)
     """The whole cycle at toy scale: so many problems of each pool, see `quick.py`."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    student: RoleConfig = RoleConfig()
+    student: StudentConfig = StudentConfig()
     teacher: TeacherConfig = TeacherConfig()
     learner: LearnerConfig = LearnerConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
@@ -251,6 +257,7 @@ FREE = (
     *(f"{r}.replicas" for r in ("student", "teacher", "evaluator")),
     "teacher.key",
     *(f"teacher.limits.{name}" for name in LimitsConfig.model_fields),
+    *(f"{r}.python" for r in ("student", "teacher")),
 )
 
 

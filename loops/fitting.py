@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..agents.completions import key_of
-from ..agents.decoding import decoder, idle, scripted
+from ..agents.decoding import decoder, idle, said, scripted
 from ..agents.ignored import ignored
 from ..agents.models import can_be_asked, can_be_trained, fits, model_folder, without_system
-from ..agents.roles import RoleSpec
+from ..agents.roles import WITH_MODEL, RoleSpec
 from ..agents.settings import DPO, LORA, ON_GPUS, SFT, check_settings
+from ..agents.vllm_heads import heads_of
+from ..agents.vllm_options import rank_of, room_for, servable, split
 from ..evals.arithmetic import profile
 from ..policies.checking import Sound
 from ..policies.gold import GoldWork
@@ -82,6 +84,8 @@ def check_answers(config: Experiment) -> None:
                 taken(config.teacher)
             elif role.engine == "replay" and role.options:
                 raise ValueError("answers that are on record have none. Leave them out.")
+            elif role.engine == "vllm":
+                split(role.options)
             else:
                 decoder(role.options)
         except ValueError as e:
@@ -93,6 +97,39 @@ def check_answers(config: Experiment) -> None:
                     f"`{name}.{key}` is {value} and `{name}.options.{option}` is {role.options[option]}. "
                     "They are one thing; set one of them."
                 )
+
+
+def check_places(config: Experiment, stages: Stages) -> None:
+    """
+    Raises:
+        ConfigError: an engine cannot serve what will be trained, or a role cannot have what its place does not give.
+    """
+    for name, role in (("student", config.student), ("teacher", config.teacher)):
+        if role.python and config.placement == "local":
+            why = "a `limit` puts all roles" if config.limit else "`placement` local puts all roles"
+            raise ConfigError(f"`{name}.python` needs a process of its own, and {why} into one.")
+    student = config.student
+    if student.publish == "merged" and student.engine != "vllm":
+        raise ConfigError(f"`student.publish` is merged, which the engine {student.engine!r} does not do; vllm does.")
+    if student.engine != "vllm" or student.publish == "merged":
+        return
+    _, engine = split(student.options)
+    for method in stages:
+        try:
+            servable(method.rounds.settings.get("lora", {}), engine)
+        except ValueError as e:
+            raise ConfigError(f"method {method.name!r} with `update.lora`: {e}") from None
+
+
+def options_of(role: str, config: Experiment, stages: Stages) -> Mapping[str, Json]:
+    """A role's options; a vLLM that serves adapters is told how large they will be."""
+    if role == "teacher":
+        return config.teacher.options
+    student = config.student
+    if student.engine != "vllm" or student.publish == "merged":
+        return student.options
+    rank = max(rank_of(lora) for lora in (config.update.lora, *(m.rounds.settings.get("lora", {}) for m in stages)))
+    return {"max_lora_rank": room_for(rank), **student.options}
 
 
 def effective(method: Method) -> Mapping[str, Mapping[str, Json]]:
@@ -109,12 +146,12 @@ def without_effect(config: Experiment, method: Method) -> Mapping[tuple[str, str
             found[kind, name] = why
     if method.update is sft:
         found |= {("dpo", name): f"{method.name} has no DPO" for name in told.get("dpo", {})}
-    if (engine := config.student.engine) != "transformers":
+    if (engine := config.student.engine) not in WITH_MODEL:
         yours, why = config.update.model_dump(), f"a student of the engine {engine!r} is trained by no library"
         found |= {(kind, name): why for kind in yours for name in yours[kind]}
     for who, role in (("student", config.student), ("teacher", config.teacher)):
-        if role.engine == "transformers":
-            numbers = decoder({"temperature": role.temperature, **role.options})
+        if role.engine in WITH_MODEL:
+            numbers = decoder({"temperature": role.temperature, **said(role.options)})
             found |= {(who, name): why for name, why in idle(numbers)}
     return found
 
@@ -213,6 +250,8 @@ def check_models(config: Experiment, stages: Stages, specs: Mapping[str, RoleSpe
                 told.append("the student's answers are recorded: it is examined and taught, and nothing is trained")
             elif (folder := model_folder(spec.model)) is not None:
                 can_be_asked(folder)
+                if spec.engine == "vllm" and not spec.gpus:
+                    heads_of(folder)
                 if name == "student":
                     _can_be_trained(folder, config, stages)
                 problems = (problem for pool in asked for problem, _ in data.splits[pool])

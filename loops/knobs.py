@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..agents.declared import Kind
-from ..agents.decoding import HONOURED, decoder
+from ..agents.decoding import HONOURED, decoder, said
 from ..agents.models import model_folder, sampling
+from ..agents.roles import WITH_MODEL
 from ..agents.settings import DPO, LORA, SFT, fields_of
 from ..policies.rounds import Rounds
 from .config import Experiment
@@ -90,11 +91,11 @@ def _decoding(ready: Prepared) -> Iterator[Setting]:
     config, specs = ready.experiment, role_specs(ready, Path())
     idle = without_effect(config, ready.stages[-1])
     for name, role in (("student", config.student), ("teacher", config.teacher)):
-        if role.engine != "transformers":
+        if role.engine not in WITH_MODEL:
             continue
         keys = {"max_new_tokens": "max_tokens", "temperature": "temperature"}
         spec = specs[name]
-        told = decoder({"max_new_tokens": spec.max_tokens, "temperature": spec.temperature, **role.options})
+        told = decoder({"max_new_tokens": spec.max_tokens, "temperature": spec.temperature, **said(role.options)})
         ours = {field: type(role).model_fields[key].default for field, key in keys.items()}
         for field, bounds in HONOURED.items():
             if field == "do_sample":  # `temperature` says it
@@ -118,8 +119,8 @@ def unsaid(ready: Prepared) -> Iterator[str]:
     """How models' makers would decode them, where the experiment does otherwise."""
     for name in ("student", "teacher"):
         spec = role_specs(ready, Path())[name]
-        folder = model_folder(spec.model) if spec.engine == "transformers" else None
-        told = decoder({"max_new_tokens": spec.max_tokens, "temperature": spec.temperature, **spec.options})
+        folder = model_folder(spec.model) if spec.engine in WITH_MODEL else None
+        told = decoder({"max_new_tokens": spec.max_tokens, "temperature": spec.temperature, **said(spec.options)})
         theirs = sampling(folder) if folder else {}
         other = {key: value for key, value in theirs.items() if key != "do_sample" and told.get(key) != value}
         if other and (theirs.get("do_sample") or set(other) - {"temperature", "top_k", "top_p", "min_p"}):

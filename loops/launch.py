@@ -46,7 +46,7 @@ from .config import (
 )
 from .courses import answers_source, file_sources, read_course
 from .documents import SCHEMA, Documents, Fork, JournalError, home, run_record
-from .fitting import check_answers, check_models, check_needs, check_training, doubts
+from .fitting import check_answers, check_models, check_needs, check_places, check_training, doubts, options_of
 from .journal import Tick, read_status
 from .methods import stages_of
 from .quick import clear, toy_folder
@@ -103,6 +103,7 @@ def prepare(
         raise ConfigError(f"method {config.method!r} trains {learner!r}; only the student can be trained so far.")
     check_training(config, stages)
     check_answers(config)
+    check_places(config, stages)
     if begun:
         sources = {**sources, **file_sources(config.course, folder), **answers_source(config.student, folder)}
         return Prepared(experiment=config, stages=stages, sources=sources, folder=folder)
@@ -347,7 +348,9 @@ def role_specs(ready: Prepared, root: Path) -> dict[str, RoleSpec]:
             temperature=model.options.get("temperature", model.temperature)
             if model.engine != "chat"
             else model.temperature,
-            options=model.options,
+            options=options_of(role, config, ready.stages) if role != "learner" else model.options,
+            publish=config.student.publish if role in ("student", "evaluator") else "adapter",
+            python=placed(ready.folder, model.python) if role != "learner" else "",
             threads=place.threads,
             gpus=place.gpus,
             replicas=1 if role == "learner" else place.replicas,

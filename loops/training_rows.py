@@ -12,6 +12,7 @@ from typing import Any
 
 from ..agents.chat import Chat, Rendered, render
 from ..agents.models import model_folder, placed
+from ..agents.roles import WITH_MODEL
 from ..evals.rows import Rows
 from ..policies.records import Example
 from .documents import home
@@ -55,7 +56,7 @@ def shown(example: Example, chat: Chat | None) -> ShownRow:
 def chat_of(record: Mapping[str, Any]) -> Chat | None:
     """How the student of a run writes; `None`: it has no tokens, or its model is not here."""
     student = record["config"]["student"]
-    if student["engine"] != "transformers":
+    if student["engine"] not in WITH_MODEL:
         return None
     model = placed(home(record), student["model"])
     try:

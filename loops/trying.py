@@ -29,7 +29,7 @@ from ..agents.build import build
 from ..agents.cast import Cast
 from ..agents.chat import Chat, render
 from ..agents.models import find_model
-from ..agents.roles import PublishError, RoleSpec
+from ..agents.roles import WITH_MODEL, PublishError, RoleSpec
 from ..evals.lookup import Lookup
 from ..evals.pools import Course
 from ..evals.rows import Rows
@@ -238,7 +238,7 @@ class TriedRound:
         )
 
     def _chat_of_student(self) -> Chat | None:
-        if self.spec.engine != "transformers":
+        if self.spec.engine not in WITH_MODEL:
             return None
         self._chat = self._chat or Chat.of(find_model(self.spec.model, self.spec.revision))
         return self._chat

@@ -9,12 +9,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tutorloop.agents.roles import Canary, RoleSpec
+from tutorloop.agents.roles import Canary, Job, RoleSpec, Trained
 from tutorloop.evals.records import user
 from tutorloop.evals.rows import Rows, write_rows
 from tutorloop.policies.records import Example
@@ -24,6 +25,23 @@ TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'assistant' %}<a>{{ m.content }}<e>"
     "{% else %}<u>{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
 )
+
+
+ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)]
+"""Those that hold a model."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if find_spec("vllm") is None:
+        for item in items:
+            if item.get_closest_marker("vllm"):
+                item.add_marker(pytest.mark.skip("vLLM is not installed here; `make test-vllm` sets it up"))
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """A test that asks for it is run with each engine."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +170,19 @@ def rows() -> Callable[[Path, Sequence[Example]], Rows[Example]]:
 @pytest.fixture(scope="session")
 def canaries(lessons: Callable[..., list[Example]]) -> tuple[Canary, ...]:
     return tuple(Canary(messages=e.prompt, completion=e.completion) for e in lessons(4))
+
+
+@pytest.fixture(scope="session")
+def taught(
+    tiny: Path, tmp_path_factory: pytest.TempPathFactory, lessons: Callable[..., Any], rows: Callable[..., Any]
+) -> tuple[Path, tuple[Trained, Trained], tuple[Job, Job]]:
+    """The folder of a run whose learner has trained two rounds, what came out, and the jobs."""
+    from tutorloop.agents.trl_learner import TrlLearner
+
+    root = tmp_path_factory.mktemp("taught")
+    learner = TrlLearner(RoleSpec(role="learner", engine="transformers", root=root, model=str(tiny)))
+    base = learner.hello().base
+    one = Job(loss="sft", start=base, reference=None, examples=rows(root, lessons()), name="student-r0001-sft")
+    first = learner.train(one)
+    two = replace(one, start=first.state, name="student-r0002-sft", rate=3.0)
+    return root, (first, learner.train(two)), (one, two)

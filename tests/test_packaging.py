@@ -189,7 +189,7 @@ def test_heavy_libraries_are_imported_only_where_models_and_actors_are() -> None
                 if target.split(".")[0] in HEAVY:
                     users.setdefault(target.split(".")[0], set()).add(name(path))
     assert users.pop("ray") == {"agents/placement.py"}
-    weights = {"base", "transformers_server", "trl_learner", "trl_rows", "ray_learner", "pretrain"}
+    weights = {"base", "transformers_server", "vllm_server", "trl_learner", "trl_rows", "ray_learner", "pretrain"}
     assert {path for paths in users.values() for path in paths} <= {f"agents/{stem}.py" for stem in weights}
 
 

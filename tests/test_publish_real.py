@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tutorloop.agents.build import build
 from tutorloop.agents.hosts import InProcess
 from tutorloop.agents.roles import (
     Canary,
@@ -38,7 +39,7 @@ class World:
 
     root: Path
     learner: TrlLearner
-    server: TransformersServer
+    server: Any
     canaries: tuple[Canary, ...]
     first: Trained
     second: Trained
@@ -67,23 +68,12 @@ class World:
         return replace(as_, digest=digest, weights=str(folder.relative_to(self.root)))
 
 
-@pytest.fixture(scope="module")
-def taught(
-    tiny: Path, tmp_path_factory: pytest.TempPathFactory, lessons: Callable[..., Any], rows: Callable[..., Any]
-) -> tuple[Path, tuple[Trained, Trained], tuple[Job, Job]]:
-    root = tmp_path_factory.mktemp("taught")
-    learner = TrlLearner(RoleSpec(role="learner", engine="transformers", root=root, model=str(tiny)))
-    base = learner.hello().base
-    one = Job(loss="sft", start=base, reference=None, examples=rows(root, lessons()), name="student-r0001-sft")
-    first = learner.train(one)
-    two = replace(one, start=first.state, name="student-r0002-sft", rate=3.0)
-    return root, (first, learner.train(two)), (one, two)
-
-
 @pytest.fixture
-def world(taught: Any, spec: Callable[..., RoleSpec], canaries: tuple[Canary, ...], tmp_path: Path) -> World:
+def world(
+    taught: Any, spec: Callable[..., RoleSpec], canaries: tuple[Canary, ...], tmp_path: Path, engine: str
+) -> World:
     copytree(taught[0], tmp_path, dirs_exist_ok=True)
-    learner, server = TrlLearner(spec("learner")), TransformersServer(spec("student"))
+    learner, server = TrlLearner(spec("learner")), build(spec("student", engine=engine))
     first, second = taught[1]
     return World(tmp_path, learner, server, canaries, first, second, taught[2])
 
@@ -113,6 +103,7 @@ def test_states_that_were_proven_answer_side_by_side(world: World) -> None:
     assert world.server.generate(first, REQUESTS) == alone
 
 
+@pytest.mark.parametrize("engine", ["transformers"])  # of vLLM an answer comes whole
 def test_a_stream_goes_on_in_its_own_state_whatever_is_answered_or_unloaded_meanwhile(world: World) -> None:
     first, second = world.first.state, world.second.state
     world.server.prove(world.evidence(first, world.base))
@@ -151,7 +142,7 @@ def test_an_adapter_of_zeros_is_refused(world: World) -> None:
 
 
 def test_an_engine_that_forgets_to_switch_the_adapter_on_is_refused(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     @contextmanager
     def forgetful(server: TransformersServer, state: State) -> Iterator[None]:
@@ -159,16 +150,22 @@ def test_an_engine_that_forgets_to_switch_the_adapter_on_is_refused(
             yield
 
     evidence = world.evidence(world.first.state, world.base)
-    monkeypatch.setattr(TransformersServer, "_active", forgetful)
+    if engine == "vllm":
+        monkeypatch.setattr(type(world.server), "_in_force", lambda server, state: None)
+    else:
+        monkeypatch.setattr(TransformersServer, "_active", forgetful)
     refused(world, evidence, "reads like the state before the training")
 
 
-def test_layers_that_were_switched_off_behind_our_back_are_noticed_when_asked(world: World) -> None:
+def test_layers_that_were_switched_off_behind_our_back_are_noticed_when_asked(world: World, engine: str) -> None:
     state = world.first.state
     world.server.prove(world.evidence(state, world.base))
-    layer: Any = next(m for m in world.server.net.modules() if hasattr(m, "lora_A"))
-    layer.enable_adapters(False)
-    with pytest.raises(PublishError, match="not in force on every layer"):
+    if engine == "vllm":
+        world.server.llm.llm_engine.remove_lora(1)
+    else:
+        layer: Any = next(m for m in world.server.net.modules() if hasattr(m, "lora_A"))
+        layer.enable_adapters(False)
+    with pytest.raises(PublishError, match=r"not in force on every layer|vLLM has dropped the adapter"):
         world.server.generate(state, REQUESTS)
 
 
@@ -181,13 +178,20 @@ def test_a_file_that_is_overwritten_after_the_proof_is_noticed_by_the_next_proof
     refused(world, evidence, "changed after the training")
 
 
-def test_tensors_that_change_in_memory_are_noticed_by_the_next_proof(world: World) -> None:
+def test_tensors_that_change_in_memory_are_noticed_by_the_next_proof(world: World, engine: str) -> None:
     state = world.first.state
     evidence = world.evidence(state, world.base)
     world.server.prove(evidence)
-    name = world.server.names[state.digest]
-    layer: Any = next(m for m in world.server.net.modules() if hasattr(m, "lora_B"))
-    layer.lora_B[name].weight.data[0, 0] += 1e-6
+
+    def touch(net: Any) -> None:
+        if engine == "vllm":
+            layer = net.get_submodule("model.layers.1.self_attn.qkv_proj")
+            layer.lora_b_stacked[1][0, 0, 0, 0] += 1e-6
+        else:
+            layer = next(m for m in net.modules() if hasattr(m, "lora_B"))
+            layer.lora_B[world.server.names[state.digest]].weight.data[0, 0] += 1e-6
+
+    world.server.llm.apply_model(touch) if engine == "vllm" else touch(world.server.net)
     refused(world, evidence, "in memory is not what lies in")
 
 
@@ -213,11 +217,12 @@ def test_an_adapter_with_a_module_that_its_config_does_not_name_is_refused(world
 
 
 def test_a_state_of_another_base_is_refused(
-    world: World, spec: Callable[..., RoleSpec], make_model: Callable[..., Path], tmp_path: Path
+    world: World, spec: Callable[..., RoleSpec], make_model: Callable[..., Path], tmp_path: Path, engine: str
 ) -> None:
     evidence = world.evidence(world.first.state, world.base)
     at_home = world.evidence(world.base, world.base)
-    world.server = TransformersServer(spec("student", model=str(make_model(tmp_path / "other", seed=1))))
+    other = str(make_model(tmp_path / "other", seed=1))
+    world.server = build(spec("student", engine=engine, model=other))
     refused(world, evidence, "belongs to another base")
     refused(world, at_home, "belongs to another base")
 
@@ -254,7 +259,7 @@ def test_what_diverged_is_never_proven(world: World) -> None:
     refused(world, replace(evidence, after=nan), "not a finite number")
 
 
-def test_an_old_adapter_is_unloaded_and_loaded_and_proven_anew_when_it_is_asked_for(world: World) -> None:
+def test_an_old_adapter_is_unloaded_and_loaded_and_proven_anew_when_it_is_asked_for(world: World, engine: str) -> None:
     state = world.first.state
     world.server.prove(world.evidence(state, world.base))
     alone = world.server.generate(state, REQUESTS)
@@ -264,7 +269,8 @@ def test_an_old_adapter_is_unloaded_and_loaded_and_proven_anew_when_it_is_asked_
         after = world.learner.train(job).state
         world.server.prove(world.evidence(after, before))
         before = after
-    assert len(world.server.names) == len(world.server.peft.peft_config) == 3
+    loaded = world.server.llm.llm_engine.list_loras() if engine == "vllm" else world.server.peft.peft_config
+    assert len(world.server.names) == len(loaded) == 3
     assert state.digest not in world.server.names
     assert world.server.generate(state, REQUESTS) == alone
     world.server.unload(state.digest)
@@ -275,9 +281,9 @@ def test_an_old_adapter_is_unloaded_and_loaded_and_proven_anew_when_it_is_asked_
 
 
 def test_a_restarted_role_has_proven_nothing_and_proves_itself_with_the_same_evidence(
-    world: World, spec: Callable[..., RoleSpec]
+    world: World, spec: Callable[..., RoleSpec], engine: str
 ) -> None:
-    host = InProcess(spec("student"))
+    host = InProcess(spec("student", engine=engine))
     evidence = world.evidence(world.first.state, world.base)
     host.call("prove", evidence)
     replies = host.call("generate", world.first.state, REQUESTS)

@@ -1,15 +1,18 @@
-"""The transformers engine answers with the state that it was asked for, the same way each time."""
+"""An engine with a model answers with the state that it was asked for, the same way each time."""
 
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
 
 from tutorloop.agents.base import logprobs
+from tutorloop.agents.build import build
 from tutorloop.agents.roles import Canary, Evidence, Reply, Request, RoleSpec, Unproven
+from tutorloop.agents.serving import ModelServer
 from tutorloop.agents.transformers_server import TransformersServer
 from tutorloop.evals.records import State, user
 
@@ -18,12 +21,12 @@ REQUESTS = [Request(messages=user(f"{i}+{i + 3}")) for i in range(6)]
 
 @pytest.fixture
 def server(
-    spec: Callable[..., RoleSpec], canaries: tuple[Canary, ...]
-) -> Callable[..., tuple[TransformersServer, State]]:
+    spec: Callable[..., RoleSpec], canaries: tuple[Canary, ...], engine: str
+) -> Callable[..., tuple[ModelServer, State]]:
     """`server(...)`: a server that has proven its base, and the base."""
 
-    def make(**changes: object) -> tuple[TransformersServer, State]:
-        made = TransformersServer(spec("student", **changes))
+    def make(**changes: object) -> tuple[ModelServer, State]:
+        made: ModelServer = build(spec("student", engine=engine, **changes))
         base = made.hello().base
         readings = made.read(base, canaries)
         made.prove(Evidence(state=base, canaries=canaries, before=readings, after=readings, noise=0.0))
@@ -32,7 +35,9 @@ def server(
     return make
 
 
-Made = Callable[..., tuple[TransformersServer, State]]
+Made = Callable[..., tuple[Any, State]]
+STEPWISE = pytest.mark.parametrize("engine", ["transformers"])
+"""Of vLLM an answer comes whole."""
 
 
 def test_nothing_is_answered_before_the_state_is_proven(spec: Callable[..., RoleSpec]) -> None:
@@ -50,7 +55,7 @@ def test_log_probabilities_of_a_cached_padded_batch_are_those_of_one_plain_forwa
     made, base = server()
     for request, reply in zip(REQUESTS, made.generate(base, REQUESTS), strict=True):
         assert len(reply.logprobs) == len(reply.token_ids) == reply.tokens_out
-        alone = logprobs(made.net, made.base.chat.prompt(request.messages), list(reply.token_ids))
+        alone = logprobs(made.base.load(), made.base.chat.prompt(request.messages), list(reply.token_ids))
         assert reply.logprobs == pytest.approx(alone, abs=1e-4)
 
 
@@ -151,6 +156,7 @@ def test_gpus_where_there_are_none_are_refused(spec: Callable[..., RoleSpec]) ->
         TransformersServer(spec("student", gpus=1))
 
 
+@STEPWISE
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_a_streamed_answer_grows_by_a_token_and_ends_as_the_answer_that_is_given_whole(
     server: Made, temperature: float
@@ -163,6 +169,7 @@ def test_a_streamed_answer_grows_by_a_token_and_ends_as_the_answer_that_is_given
         assert all(s.token_ids == whole.token_ids[: s.tokens_out] and s.finish == "length" for s in steps[:-1])
 
 
+@STEPWISE
 def test_what_is_answered_between_two_tokens_of_a_stream_changes_neither(server: Made) -> None:
     made, base = server()
     alone, other = list(made.stream(base, REQUESTS[0])), made.generate(base, REQUESTS[1:])
@@ -173,6 +180,7 @@ def test_what_is_answered_between_two_tokens_of_a_stream_changes_neither(server:
     assert steps == alone
 
 
+@STEPWISE
 def test_nothing_is_streamed_that_is_not_proven_or_does_not_fit(server: Made) -> None:
     made, base = server()
     with pytest.raises(Unproven, match="another"):
