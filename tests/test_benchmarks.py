@@ -51,6 +51,11 @@ def gpu(beside: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     return script("gpu", monkeypatch)
 
 
+@pytest.fixture
+def engines(beside: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    return script("engines", monkeypatch)
+
+
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     spec: Any = importlib.util.spec_from_file_location("benchmark", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -294,3 +299,14 @@ def test_asking_a_provider_is_measured_beside_langchain_with_faults_a_kill_and_a
     (again,) = re.findall(r"the next start repeated (\d+) calls, of at most 8 in flight; 0 lost", text)
     assert int(again) <= 8
     assert "42 of the 42 unchanged ones reused (100%)" in text
+
+
+# ---- the engine vllm beside vLLM alone
+
+
+def test_what_the_engine_vllm_gives_of_bare_vllm_is_judged_turn_by_turn(engines: Any) -> None:
+    assert doctest.testmod(engines).failed == 0
+    slow = {"bare": [100.0, 50.0, 100.0], "bare in shards": [1.0] * 3, "actor": [98.0, 49.0, 60.0]}
+    assert engines.share(slow, "bare") == 0.98
+    told = "\n".join(engines.lines({"base": slow}, {"vllm": [0.5, 1.5]}))
+    assert "no less than the 0.97" in told and "in 1.50 s at most, OVER 1 s" in told
