@@ -52,7 +52,7 @@ test-browser: setup
 	touch $@
 
 test-vllm: setup .venv-vllm/.ready
-	.venv-vllm/bin/pytest -m vllm
+	.venv-vllm/bin/pytest -m vllm tests/test_vllm_*.py tests/test_publish_real.py tests/test_transformers_server.py
 
 # `make bench-overhead` runs one. What they find is written beside them. Minutes each; `scale` an hour.
 BENCHMARKS := overhead journal teacher scale
