@@ -13,6 +13,7 @@ tokenizers without a `tokenizer.json`; what a policy puts around a question (wha
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from math import prod
 from pathlib import Path
 
 from ..evals.arithmetic import shipped
@@ -59,6 +60,15 @@ def find_model(model: str, revision: str = "") -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(model, revision=revision or None, allow_patterns=_FILES))
+
+
+WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a number."""
+
+
+def weight(folder: Path, dtype: str) -> int:
+    """Bytes of a model's tensors once they are loaded in this dtype, and of nothing else that running it takes."""
+    return WIDTH[dtype] * sum(prod(shape) for path in model_weights(folder) for _, _, shape, _ in tensors(path))
 
 
 def can_be_asked(folder: Path) -> None:

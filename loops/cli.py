@@ -334,12 +334,15 @@ def methods(as_json: AsJson = False) -> None:
 def doctor(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the runs are, or will be.")] = Path("runs"),
     cluster: Annotated[str, typer.Option(metavar="HOST:PORT", help="A Ray cluster to look at as well.")] = "",
+    experiment: Annotated[Path | None, typer.Option(metavar="FILE", help="Whose models are to fit into GPUs.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whether this machine is fit to run, and what to mend. Exit code 2 if anything must be."""
     from .doctor import doctor_lines, examine
+    from .launch import prepare, role_specs
 
-    found = examine(folder, cluster)
+    specs = [*role_specs(prepare(experiment), folder).values()] if experiment else []
+    found = examine(folder, cluster, specs)
     _print(found, doctor_lines(found), as_json)
     raise typer.Exit(2 if any(f.status == "fail" for f in found) else 0)
 

@@ -3,7 +3,8 @@
 Starts nothing in this process: GPUs and Ray are asked in processes of their own, both at once, which are ended when
 they have not answered in time. Nothing is written but into temporary folders that are removed again.
 
-Not covered: what the nodes of a cluster have; limits that a container sets; whether a model fits into memory.
+Not covered: what the nodes of a cluster have; limits that a container sets; of a model more than its weights, which it
+cannot do without; models that are not on this machine yet.
 """
 
 import os
@@ -24,6 +25,9 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from ..agents import leftovers
+from ..agents.devices import NEARLY
+from ..agents.models import model_folder, weight
+from ..agents.roles import WITH_MODEL, RoleSpec
 from ..evals.redact import public, secrets
 from ..evals.terminal import safe
 from .words import columns
@@ -51,18 +55,19 @@ class Finding:
     """What to do; empty when there is nothing."""
 
 
-def examine(folder: Path, address: str = "") -> list[Finding]:
+def examine(folder: Path, address: str = "", specs: Sequence[RoleSpec] = ()) -> list[Finding]:
     """Look at everything.
 
     Args:
         folder: Where runs are, or will be.
         address: HOST:PORT of a Ray cluster, to look at as well.
+        specs: Roles of an experiment that is to run on this machine's GPUs.
     """
     dead = leftovers.find()  # before Ray is started, which tidies up
     with ThreadPoolExecutor(2) as beside:
-        asked = beside.submit(gpus), beside.submit(ray)
+        asked = beside.submit(gpus, specs), beside.submit(ray)
         found = [python(), *packages(), *engine(), cpu(), memory(), disk(folder)]
-        found += [answer.result() for answer in asked]
+        found += [*asked[0].result(), asked[1].result()]
     found += [cluster(address)] if address else []
     return [*found, left(dead), sandbox(), kept()]
 
@@ -182,21 +187,56 @@ def _enough(name: str, there: float, wanted: tuple[int, int], found: str, advice
 # ---- libraries, in processes of their own
 
 
-def gpus() -> Finding:
+def gpus(specs: Sequence[RoleSpec] = ()) -> list[Finding]:
+    """Those that torch sees, whether others have taken their memory, and whether the models of these roles fit."""
     code = (
         "import torch\n"
         "for i in range(torch.cuda.device_count()):\n"
-        "    p = torch.cuda.get_device_properties(i)\n"
-        "    print(f'{p.name}, {p.total_memory / 2**30:.0f} GB')\n"
+        "    print(*torch.cuda.mem_get_info(i), torch.cuda.get_device_name(i))\n"
     )
     answered, told = _ask(code)
     if not answered:
-        return Finding(name="gpus", status="fail", found=told, advice="mend torch or its driver; roles need torch")
+        return [Finding(name="gpus", status="fail", found=told, advice="mend torch or its driver; roles need torch")]
+    here = [(int(free), int(total), name) for free, total, name in (line.split(" ", 2) for line in told.splitlines())]
     there = NVIDIA if NVIDIA.exists() else shutil.which("nvidia-smi")
-    if there and not told:
+    if there and not here:
         advice = "install a torch built for CUDA, or look at nvidia-smi and CUDA_VISIBLE_DEVICES; roles run on the CPU"
-        return Finding(name="gpus", status="warn", found=f"torch sees none, and there is {there}", advice=advice)
-    return Finding(name="gpus", status="ok", found="; ".join(told.splitlines()) or "none; roles run on the CPU")
+        return [Finding(name="gpus", status="warn", found=f"torch sees none, and there is {there}", advice=advice)]
+    found = "; ".join(f"{name}, {free / GB:.0f} of {total / GB:.0f} GB free" for free, total, name in here)
+    taken = any(free < NEARLY * total for free, total, _ in here)
+    return [
+        Finding(
+            name="gpus",
+            status="warn" if taken else "ok",
+            found=found or "none; roles run on the CPU",
+            advice="nvidia-smi says who has the rest; roles that share a GPU, and vLLM, count on nine tenths" * taken,
+        ),
+        *fitting(specs, [(free, total) for free, total, _ in here]),
+    ]
+
+
+def fitting(specs: Sequence[RoleSpec], here: Sequence[tuple[int, int]]) -> list[Finding]:
+    """Whether what each of these roles loads fits into its part of a GPU.
+
+    Args:
+        here: Free and total bytes of each GPU. The emptiest decides: nobody knows who comes where.
+    """
+    return [_fits(spec, *max(here)) for spec in specs if spec.gpus and here and spec.engine in WITH_MODEL]
+
+
+def _fits(spec: RoleSpec, free: int, total: int) -> Finding:
+    name = f"gpu memory: {spec.role}"
+    if (folder := model_folder(spec.model)) is None:
+        return Finding(name=name, status="ok", found=f"what {spec.model} takes is not known before it is here")
+    wanted = weight(folder, spec.dtype)
+    part = int(spec.gpus) * free if spec.gpus >= 1 else min(free, int(spec.gpus * total))
+    found = f"its weights alone take {wanted / GB:.1f} GB, and its {spec.gpus:g} GPU has {part / GB:.1f} GB"
+    if wanted <= part:
+        return Finding(name=name, status="ok", found=found)
+    advice = (
+        "a larger `gpus`, a smaller model, `dtype: bfloat16`, or `placement: shared`; nvidia-smi says who has memory"
+    )
+    return Finding(name=name, status="fail", found=found, advice=advice)
 
 
 def ray() -> Finding:

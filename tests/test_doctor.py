@@ -7,16 +7,22 @@ import subprocess
 import sys
 from collections import namedtuple
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 
+import numpy as np
 import psutil
 import pytest
 from packaging.requirements import Requirement
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from tutorloop.agents import leftovers
 from tutorloop.agents.leftovers import Leftover
+from tutorloop.agents.models import weight
+from tutorloop.agents.roles import RoleSpec
+from tutorloop.evals.arithmetic import shipped
 from tutorloop.loops import doctor
 from tutorloop.loops.cli import app
 from tutorloop.loops.doctor import Finding, Status, examine, package
@@ -28,8 +34,9 @@ Memory = namedtuple("Memory", "total available")
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, place: Path) -> pytest.MonkeyPatch:
     """Neither torch nor Ray is asked, and there is memory."""
-    for name in ("gpus", "ray", "memory"):
+    for name in ("ray", "memory"):
         monkeypatch.setattr(doctor, name, lambda name=name: Finding(name=name, status="ok", found="there"))
+    monkeypatch.setattr(doctor, "gpus", lambda specs: [Finding(name="gpus", status="ok", found="there")])
     return monkeypatch
 
 
@@ -191,6 +198,7 @@ def test_a_library_answers_or_says_why_not_and_is_told_no_secret(
     assert doctor._ask(code) == told
 
 
+SEEN = (True, f"{79 << 30} {80 << 30} NVIDIA H100")
 NONE = (True, "")
 BROKEN = (False, "ImportError: libcudart.so.12 is missing")
 
@@ -198,8 +206,23 @@ BROKEN = (False, "ImportError: libcudart.so.12 is missing")
 @pytest.mark.parametrize(
     ("told", "device", "tool", "status", "found", "advice"),
     [
-        ((True, "NVIDIA H100, 80 GB"), True, True, "ok", "NVIDIA H100, 80 GB", ""),
-        ((True, "A, 80 GB\nB, 24 GB"), False, False, "ok", "A, 80 GB; B, 24 GB", ""),
+        (SEEN, True, True, "ok", "NVIDIA H100, 79 of 80 GB free", ""),
+        (
+            (True, f"{SEEN[1]}\n{24 << 30} {24 << 30} B"),
+            False,
+            False,
+            "ok",
+            ".*; B, 24 of 24 GB free",
+            "",
+        ),
+        (
+            (True, f"{SEEN[1]}\n{21 << 30} {24 << 30} B"),
+            False,
+            False,
+            "warn",
+            ".*; B, 21 of 24 GB free",
+            "has the rest",
+        ),
         (NONE, False, False, "ok", "none; roles run on the CPU", ""),
         (NONE, True, False, "warn", "torch sees none, and there is .*/nvidia0", "a torch built for CUDA"),
         (NONE, False, True, "warn", "torch sees none, and there is .*/nvidia-smi", "a torch built for CUDA"),
@@ -222,10 +245,45 @@ def test_gpus_are_named_as_torch_sees_them_and_one_that_it_does_not_see_is_told(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(doctor, "NVIDIA", tmp_path / "nvidia0")
     monkeypatch.setattr(doctor, "_ask", lambda code: told)
-    finding = doctor.gpus()
+    (finding,) = doctor.gpus()
     assert finding.status == status
     assert re.fullmatch(found, finding.found)
     assert advice in finding.advice and bool(advice) == bool(finding.advice)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gpus", "free", "status", "found"),
+    [
+        # Two tensors, of a million numbers and a thousand.
+        ("float32", 1.0, 4 * 1_001_000, "ok", "its weights alone take 0.0 GB, and its 1 GPU has 0.0 GB"),
+        ("float32", 1.0, 4 * 1_001_000 - 1, "fail", "its weights alone take 0.0 GB, and its 1 GPU has 0.0 GB"),
+        ("bfloat16", 1.0, 2 * 1_001_000, "ok", "its weights .*"),
+        ("bfloat16", 0.25, 8 * 1_001_000, "ok", "its weights .* its 0.25 GPU .*"),
+        ("bfloat16", 0.25, 8 * 1_001_000 - 4, "fail", "its weights .*"),
+        ("float32", 2.0, 2 * 1_001_000, "ok", "its weights .* its 2 GPU .*"),
+    ],
+)
+def test_a_role_whose_weights_alone_are_more_than_its_part_of_a_gpu_is_named(
+    tmp_path: Path, dtype: str, gpus: float, free: int, status: str, found: str
+) -> None:
+    save_file(
+        {"a": np.zeros((1000, 1000), np.float16), "b": np.zeros(1000, np.float16)}, tmp_path / "model.safetensors"
+    )
+    (tmp_path / "config.json").write_text("{}")
+    spec = RoleSpec(role="student", engine="transformers", root=tmp_path, model=str(tmp_path), dtype=dtype, gpus=gpus)
+    (finding,) = doctor.fitting([spec, replace(spec, role="learner", gpus=0)], [(free, free), (free // 2, free)])
+    assert (finding.name, finding.status) == ("gpu memory: student", status)
+    assert re.fullmatch(found, finding.found)
+    assert bool(finding.advice) == (status == "fail")
+
+
+def test_memory_that_others_have_counts_as_missing(tmp_path: Path) -> None:
+    spec = RoleSpec(role="teacher", engine="transformers", root=tmp_path, model="", gpus=0.5)
+    whole = weight(shipped(), "float32")
+    for free, status in ((whole, "ok"), (whole - 1, "fail")):
+        assert doctor.fitting([spec], [(free, 4 * whole)])[0].status == status
+    (finding,) = doctor.fitting([replace(spec, model="meta/never-seen")], [(1, 1)])
+    assert finding.found == "what meta/never-seen takes is not known before it is here"
 
 
 @pytest.mark.parametrize(
