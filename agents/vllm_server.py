@@ -15,6 +15,7 @@ bfloat16 of float32, and without a size for its cache it wants nearly all memory
 Not covered: several devices for one replica; adapters on embeddings and experts; multimodal models.
 """
 
+import gc
 import os
 import shutil
 import weakref
@@ -296,9 +297,11 @@ _alive = 0
 def _keep(server: object, core: Any) -> None:
     """Let an engine end with its server, but for what it shares with others in this process, which the last one ends.
 
-    Of itself vLLM tears down the groups of processes of all engines, once it is no longer referred to.
+    Of itself vLLM tears down the groups of processes of all engines, once it is no longer referred to. And it freezes
+    what there is for Python's collector, itself included: its memory would never come back.
     """
     global _alive
+    gc.unfreeze()
     _alive += 1
     core._finalizer.detach()
     weakref.finalize(server, _ended, core)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from importlib import import_module
@@ -359,3 +360,12 @@ def test_an_engine_ends_with_the_driver_that_is_killed(tiny: Path, tmp_path: Pat
     assert done.returncode == -signal.SIGKILL
     pids = [int(pid) for pid in done.stdout.split()]
     assert pids and gone(pids)
+
+
+def test_an_engine_that_nobody_has_any_more_gives_its_memory_back(spec: Specs) -> None:
+    server = build(spec("student", engine="vllm"))
+    held = weakref.ref(server.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker)
+    assert held() is not None
+    del server
+    gc.collect()
+    assert held() is None
