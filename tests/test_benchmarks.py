@@ -285,6 +285,7 @@ def test_the_loop_of_the_gpus_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     assert all(float(figure.replace(",", "")) > 0 for figure in row[3:7])
 
 
+@pytest.mark.slow
 def test_asking_a_provider_is_measured_beside_langchain_with_faults_a_kill_and_a_second_round(tmp_path: Path) -> None:
     text = told(
         "teacher",

@@ -312,7 +312,7 @@ def wait_until(true: Any) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("placement", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("placement", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_a_run_that_was_killed_half_way_repeats_at_most_the_calls_in_flight(
     placement: str, tmp_path: Path, provider: Provider, told: dict[str, Any]
 ) -> None:
