@@ -55,7 +55,7 @@ test-vllm: setup .venv-vllm/.ready
 	.venv-vllm/bin/pytest -m vllm tests/test_vllm_*.py tests/test_publish_real.py tests/test_transformers_server.py
 
 # `make bench-overhead` runs one. What they find is written beside them. Minutes each; `scale` an hour.
-BENCHMARKS := overhead journal teacher scale
+BENCHMARKS := overhead journal teacher overlap scale
 
 bench: $(BENCHMARKS:%=bench-%)
 

@@ -96,6 +96,8 @@ class Cast:
     """How long a policy may go without an answer or a result."""
     shared: bool = False
     """Whether the learner has the devices in turn with the others."""
+    apart: bool = False
+    """Whether who is asked works elsewhere, and can do so while another does."""
     _learning: bool | None = None
     """Whose turn it is; nobody's yet."""
     _minded: set[str] = field(default_factory=set)

@@ -264,7 +264,8 @@ class ItemRoom:
 
     def _sees(self, problem: Problem) -> None:
         self.gold_seen = True
-        self.round.opened.add(problem.id)
+        if self.slot != "check":  # lessons are signed before, or while, they are checked: it is too late for them
+            self.round.opened.add(problem.id)
 
     def _practised(self, problem: Problem) -> bool:
         known = self.round.problems.get(problem.id)

@@ -125,7 +125,7 @@ class Watch(Tick):
 
 def experiment(folder: Path, provider: Provider, told: Setting, **changes: Any) -> dict[str, Any]:
     usual = {
-        "method": f"{once.__file__}:METHOD",
+        "method": f"{once.__file__}:IN_TURN",
         "rounds": 1,
         "failures": 1.0,
         "placement": told.placement,

@@ -100,6 +100,10 @@ class Rows(Sequence[T]):
         """The records of one part, as they were written. Those that were read last are at hand."""
         return _lately(self.root, self, index)
 
+    def written(self, index: int) -> Sequence[T]:
+        """The records of a part that has been added to the table since."""
+        return _read(self.path(index), record_type(self.of))
+
     def shards(self) -> Iterator[Sequence[T]]:
         """The records of each part in turn."""
         for index in range(self.parts):

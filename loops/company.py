@@ -138,6 +138,7 @@ def cast_of(company: Company, root: Path, shelf: Shelf, policy_seconds: float) -
     seats: dict[str, Seat] = {}
     for spec in company.specs:
         seats[spec.role] = Seat(spec, [Replica(Late(name, company)) for name in spec.names])
-    cast = Cast(root=root, seats=seats, shelf=shelf, policy_seconds=policy_seconds, shared=company.shared)
+    apart = company.placement != "local" or any(spec.calls for spec in company.specs)
+    cast = Cast(root=root, seats=seats, shelf=shelf, policy_seconds=policy_seconds, shared=company.shared, apart=apart)
     with closing(cast):
         yield cast

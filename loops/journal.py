@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, Self, TypeVar, get_type_hints
 
@@ -45,6 +45,7 @@ from ..policies.rounds import Proof, RoundReport, Sheet
 from .asks import Asks
 from .documents import OTHER, Documents, run_record
 from .documents import JournalError as JournalError
+from .early import Early
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,8 +103,6 @@ class Left:
 
     files: dict[str, Checksum] = field(default_factory=dict)
     notes: dict[str, Json] = field(default_factory=dict)
-    fresh: dict[str, Json] = field(default_factory=dict)
-    """Notes since the last shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +126,9 @@ class Journal:
     _lock: FileLock | None = None
     _left: Left = field(default_factory=Left)
     """By the step that runs."""
+    _noted: dict[str, dict[str, Json]] = field(default_factory=dict)
+    """By step: since its last shard."""
+    _early: dict[str, Early] = field(default_factory=dict)
 
     @classmethod
     def open(cls, root: Path, *, run: str = "", seed: int = 0, tick: Tick | None = None) -> Self:
@@ -204,7 +206,11 @@ class Journal:
                 value = codec.dump_python(do(*args, **kwargs), mode="json")
                 if asked := self.asks.compact(name):
                     self.vouch(asked)
-                left = {"files": self._left.files, "notes": self._left.notes | self._left.fresh}
+                left = {"files": self._left.files, "notes": self._left.notes | self._noted.pop(name, {})}
+            except BaseException:
+                self._leave()
+                self._noted.pop(name, None)
+                raise
             finally:
                 self._left = outer
             seconds = round(time.perf_counter() - started, 3)
@@ -268,22 +274,56 @@ class Journal:
         total: int,
         make: Callable[[int], Sequence[T | Failure]],
         lanes: Lanes | None = None,
+        then: Callable[[int], None] = lambda index: None,
     ) -> Rows[T]:
-        """A table of `total` parts, made in `lanes` (one), written in order; a part on disk is not made again."""
-        table, left = self._table(name, of), self._left
+        """A table of `total` parts, made in `lanes` (one), written in order; a part on disk is not made again.
+
+        Args:
+            then: Is told the number of each part that is on disk.
+        """
+        seen = 0
+        if early := self._early.pop(name, None):
+            for seen in early.parts():
+                then(seen - 1)
+                self.tick(name, seen, total)
+        table = self._table(name, of)
         for beside in table.beside:
-            left.notes |= beside["notes"]
+            self._left.notes |= beside["notes"]
         with closing((lanes or Lanes()).run(make, range(table.parts, total))) as shards:
             for index in range(total):
                 if index >= table.parts:
-                    made = next(shards)
-                    failures = [x for x in made if isinstance(x, Failure)]
-                    noted, left.fresh = left.fresh, {}
-                    beside = {"asked": self.asks.answers(name), "notes": noted}
-                    table.add([x for x in made if not isinstance(x, Failure)], failures, beside)
-                    left.notes |= noted
-                self.tick(name, index + 1, total)
+                    self._left.notes |= self._add(name, table, next(shards))
+                if index >= seen:
+                    then(index)
+                    self.tick(name, index + 1, total)
         return self._vouched(table.rows())
+
+    def early(
+        self,
+        name: str,
+        of: type[T],
+        total: int,
+        make: Callable[[int], Sequence[T | Failure]],
+        lanes: Lanes,
+        then: Callable[[int], None],
+    ) -> Early:
+        """Begin a table before its step, whose `shards` goes on with it."""
+        table = self._table(name, of)
+        early = Early(partial(self._add, name, table), make, lanes, range(table.parts, total), then)
+        self._early[name] = early
+        return early
+
+    def _add(self, name: str, table: Table[T], made: Sequence[T | Failure]) -> dict[str, Json]:
+        """A shard to its table; what was noted while it was made."""
+        failures, noted = [x for x in made if isinstance(x, Failure)], self._noted.pop(name, {})
+        beside = {"asked": self.asks.answers(name), "notes": noted}
+        table.add([x for x in made if not isinstance(x, Failure)], failures, beside)
+        return noted
+
+    def _leave(self) -> None:
+        """Nothing is done early any more."""
+        while self._early:
+            self._early.popitem()[1].leave()
 
     def begun(self, name: str, of: type[T]) -> Rows[T]:
         """What there is of a table: the parts that are done."""
@@ -329,9 +369,9 @@ class Journal:
     def spent(self, step: str = "", member: str = "teacher") -> Cost:
         return self.asks.spent(step, member)
 
-    def note(self, notes: Mapping[str, Json]) -> None:
-        """For the running step. What is noted while a shard is made is kept with the shard."""
-        self._left.fresh |= notes
+    def note(self, step: str, notes: Mapping[str, Json]) -> None:
+        """What is noted while a shard is made is kept with the shard."""
+        self._noted.setdefault(step, {}).update(notes)
 
     def notes(self, number: int) -> dict[str, Json]:
         """What the slots of a round noted; the last word on each key counts."""
@@ -347,6 +387,7 @@ class Journal:
 
     def release(self) -> None:
         """Let another process have the folder."""
+        self._leave()
         if self._lock is not None:
             self._lock.release()
 

@@ -5,15 +5,19 @@ Attempts are worked ahead, as many as keep the learner's replicas busy; the teac
 where the teacher is a paid API, on as many shards as keep that busy.
 An item that fails is a `Failure`; when more than a stated share of a table has failed the run stops and says of what.
 The whole round at once (select, triage, curate, update): in memory, as one step.
+
+Where roles have processes of their own, or the teacher is a paid API, `verify` begins with the first shard of attempts,
+`teach` too if no triage stands between them, and `check` with the first of lessons (`early.py`): the teacher works
+while the learner does. Their steps go on with what was made.
 """
 
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ..agents.lanes import Lanes
 from ..agents.roles import Job
@@ -27,6 +31,7 @@ from ..policies.curating import fill
 from ..policies.records import Case, Example, Lesson
 from ..policies.rounds import Plan, Reports
 from ..policies.slots import Method
+from .early import NotYet, TooEarly, before_all, nobody
 from .items import curated, each, several, signed, taught, weighed
 from .journal import Journal
 
@@ -38,6 +43,36 @@ AT_HAND = 4096
 
 class TooManyFailures(RuntimeError):
     """More than the stated share of the items of a table have failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work(Generic[A, T]):
+    """A slot for each item of a table."""
+
+    slot: str
+    of: type[T]
+    items: "Rows[A] | Coming[A]"
+    one: Callable[[A, ItemRoom], Coroutine[Any, Any, list[T]]]
+    sign: Callable[[T, int, A, ItemRoom], T] = lambda record, i, item, room: record
+    """When all of a shard are through, on what each came to."""
+    lanes: Lanes = field(default_factory=Lanes)
+    room: RoundRoom
+
+
+@dataclass(frozen=True)
+class Coming(Generic[A]):
+    """Items of a table that is being written; a shard is asked for when it is on disk."""
+
+    table: Rows[A]
+    """What there is so far."""
+    parts: int
+    most: int
+
+    def __len__(self) -> int:
+        return self.most
+
+    def shard(self, index: int) -> Sequence[A]:
+        return self.table.written(index)
 
 
 @dataclass
@@ -141,9 +176,14 @@ class Slots:
 
         learner, nobody = self.plan.learner, self.method.attempt is None
         lanes = Lanes() if nobody else self.room.cast.lanes(learner, self.plan.serving[learner])
-        return self._each("attempt", Case, problems, one, lanes=lanes)
+        work = Work(slot="attempt", of=Case, items=problems, one=one, lanes=lanes, room=self.room)
+        then = [self._verifying] if self.method.verify else list[Any]()
+        return self._each(work, *then, *[] if self.method.triage else [self._teaching])
 
     def _verify(self, cases: Rows[Case], serving: object) -> Rows[Case]:
+        return self._each(self._verifying(cases))
+
+    def _verifying(self, cases: Rows[Case] | Coming[Case]) -> Work[Case, Case]:
         async def one(case: Case, room: ItemRoom) -> list[Case]:
             found = await call(self.method.verify, case, room)
             verdicts = tuple(several(found, Verdict, "a Verdict, several, or None"))
@@ -151,7 +191,7 @@ class Slots:
             leaked = room.gold_seen or bool(room.tries)
             return [replace(case, verdicts=case.verdicts + verdicts, gold_seen=case.gold_seen or leaked)]
 
-        return self._each("verify", Case, cases, one, lanes=self._ahead())
+        return Work(slot="verify", of=Case, items=cases, one=one, lanes=self._ahead(), room=self.room)
 
     def _triage(self, cases: Rows[Case]) -> Rows[Case]:
         chosen, room = self._whole("triage", lambda room: call(self.method.triage, self.room.cases, room))
@@ -168,10 +208,19 @@ class Slots:
         return self.book.table(self.plan.key("triage"), Case, map(kept, several(chosen, Case, "cases")))
 
     def _teach(self, cases: Rows[Case], serving: object) -> Rows[Lesson]:
-        return self._each("teach", Lesson, cases, partial(taught, self.method.teach), signed, self._ahead())
+        return self._each(self._teaching(cases), self._checking)
+
+    def _teaching(self, cases: Rows[Case] | Coming[Case]) -> Work[Case, Lesson]:
+        teach = partial(taught, self.method.teach)
+        room = self.room if isinstance(cases, Rows) else before_all(self.room)
+        return Work(slot="teach", of=Lesson, items=cases, one=teach, sign=signed, lanes=self._ahead(), room=room)
 
     def _check(self, lessons: Rows[Lesson], serving: object) -> Rows[Lesson]:
-        return self._each("check", Lesson, lessons, partial(weighed, self.method.check), lanes=self._ahead())
+        return self._each(self._checking(lessons))
+
+    def _checking(self, lessons: Rows[Lesson] | Coming[Lesson]) -> Work[Lesson, Lesson]:
+        check = partial(weighed, self.method.check)
+        return Work(slot="check", of=Lesson, items=lessons, one=check, lanes=self._ahead(), room=self.room)
 
     def _ahead(self) -> Lanes:
         return self.room.cast.ahead(self.plan.serving)
@@ -222,31 +271,41 @@ class Slots:
 
     # ---- how a slot is run
 
-    def _each(
-        self,
-        slot: str,
-        of: type[T],
-        items: Rows[A],
-        one: Callable[[A, ItemRoom], Coroutine[Any, Any, list[T]]],
-        sign: Callable[[T, int, A, ItemRoom], T] = lambda record, i, item, room: record,
-        lanes: Lanes | None = None,
-    ) -> Rows[T]:
-        """`one` on each item, then, when all of a shard are through, `sign` on what each came to."""
-        key = self.plan.key(slot)
-        failed = list(self.book.begun(key, of).failures())  # a run that is resumed may not fail more often
-        limit = self.failure_share * len(items)
-        lanes = lanes or Lanes()
+    def _each(self, work: Work[A, T], *then: Callable[[Coming[Any]], Work[Any, Any]]) -> Rows[T]:
+        """Do it, and begin what comes `then`, if that need not wait."""
+        key, parts = self.plan.key(work.slot), work.items.parts
+        there: Callable[[int], None] = nobody
+        if then and self.room.cast.apart:
+            for member, state in self.plan.serving.items():
+                self.room.cast.lanes(member, state)  # here, where nobody else starts them
+            there = self._early(Coming(self.book.begun(key, work.of), parts, len(work.items)), *then)
+        return self.book.shards(key, work.of, parts, self._making(work), work.lanes, there)
 
-        def make(shard: int) -> list[T | Failure]:
-            turn = partial(lanes.turn, shard)
-            rows, rooms = each(self.room, slot, items.shard(shard), of, one, sign, turn)
+    def _early(self, items: Coming[Any], *then: Callable[[Coming[Any]], Work[Any, Any]]) -> Callable[[int], None]:
+        """Begin these one after the other; what is returned is to be told of each shard that is there for the first."""
+        if not then:
+            return nobody
+        work = then[0](items)
+        key = self.plan.key(work.slot)
+        there = self._early(Coming(self.book.begun(key, work.of), items.parts, items.most), *then[1:])
+        return self.book.early(key, work.of, items.parts, self._making(work), work.lanes, there).there
+
+    def _making(self, work: Work[A, T]) -> Callable[[int], Sequence[Any]]:
+        failed = list(self.book.begun(self.plan.key(work.slot), work.of).failures())
+        limit = self.failure_share * len(work.items)  # a run that is resumed may not fail more often
+
+        def make(shard: int) -> Sequence[T | Failure]:
+            turn = partial(work.lanes.turn, shard)
+            rows, rooms = each(work.room, work.slot, work.items.shard(shard), work.of, work.one, work.sign, turn)
+            if isinstance(work.room.cases, NotYet) and work.room.cases.asked_for:
+                raise TooEarly
             failed.extend(r for r in rows if isinstance(r, Failure))
             if len(failed) > limit:
-                raise TooManyFailures(_commonest(slot, failed, len(items)))
-            self._note(slot, rooms)
+                raise TooManyFailures(_commonest(work.slot, failed, len(work.items)))
+            self._note(work.slot, rooms)
             return rows
 
-        return self.book.shards(key, of, items.parts, make, lanes)
+        return make
 
     def _whole(self, slot: str, do: Callable[[ItemRoom], Coroutine[Any, Any, T]]) -> tuple[T, ItemRoom]:
         wave, rooms = self.room.wave(slot), list[ItemRoom]()
@@ -264,7 +323,7 @@ class Slots:
     def _note(self, slot: str, rooms: Sequence[ItemRoom]) -> None:
         """What was noted, in the order of the items: the last word counts, and threads have no order."""
         if told := {key: value for room in rooms for key, value in room.noted.items()}:
-            self.book.note(told)
+            self.book.note(self.plan.key(slot), told)
 
 
 def _selected(chosen: Sequence[Problem], known: Mapping[str, Problem], room: ItemRoom) -> list[Problem]:

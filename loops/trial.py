@@ -270,7 +270,7 @@ class Known(Asks):
     def record(self, step: str, **what: Any) -> None:
         super().record(step, **{**what, "reused": ()})
 
-    def note(self, notes: Mapping[str, Json]) -> None:
+    def note(self, step: str, notes: Mapping[str, Json]) -> None:
         return None
 
 

@@ -241,6 +241,6 @@ class Ledger(Protocol):
         """What asking this member has cost in the steps whose name begins so."""
         ...
 
-    def note(self, notes: Mapping[str, Json]) -> None:
-        """Keep what a slot noted, with the step that runs."""
+    def note(self, step: str, notes: Mapping[str, Json]) -> None:
+        """Keep what a slot noted, with its step."""
         ...

@@ -131,7 +131,7 @@ def test_processes_write_what_they_do_and_one_reads_it(timeline: Any, tmp_path: 
     assert outer.start <= inner.start <= inner.end <= outer.end and inner.pid == outer.pid
 
 
-@pytest.mark.parametrize("name", ["timeline", "scale", "gpu"])
+@pytest.mark.parametrize("name", ["timeline", "scale", "gpu", "overlap"])
 def test_the_examples_hold(name: str, beside: None, monkeypatch: pytest.MonkeyPatch) -> None:
     result = doctest.testmod(script(name, monkeypatch))
     assert result.attempted and not result.failed

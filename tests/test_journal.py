@@ -355,7 +355,7 @@ def noting(journal: Journal, step: str, *told: Mapping[str, Any]) -> None:
 
     def note() -> int:
         for one in told:
-            journal.note(one)
+            journal.note(step, one)
         return 0
 
     journal.step(step, note)
@@ -375,12 +375,12 @@ def test_notes_are_kept_with_the_shard_in_which_they_were_noted(journal: Journal
 
     def teach() -> Rows[Verdict]:
         def make(shard: int) -> list[Verdict]:
-            journal.note({"last": shard, f"shard {shard}": dies_at})
+            journal.note("1/teach", {"last": shard, f"shard {shard}": dies_at})
             if shard == dies_at:
                 raise KeyboardInterrupt
             return [Verdict(label="right", by="me")]
 
-        journal.note({"first": dies_at})
+        journal.note("1/teach", {"first": dies_at})
         return journal.shards("1/teach", Verdict, 4, make)
 
     with pytest.raises(KeyboardInterrupt):
@@ -392,7 +392,7 @@ def test_notes_are_kept_with_the_shard_in_which_they_were_noted(journal: Journal
 
 def test_what_is_noted_in_a_step_within_a_step_is_told_once(journal: Journal) -> None:
     def outer() -> int:
-        journal.note({"outer": 1})
+        journal.note("1/update", {"outer": 1})
         noting(journal, "1/train", {"inner": 2})
         return 0
 

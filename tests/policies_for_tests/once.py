@@ -1,5 +1,6 @@
 """A method whose teacher is asked by the policy alone: once for every case, right or wrong."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tutorloop import Case, Room
@@ -15,3 +16,11 @@ async def once(case: Case, room: Room) -> str:
 METHOD = replace(
     TAILORED, name="once", requires=(), verify=None, triage=None, teach=once, check=Sound(kinds=("steps",)), update=sft
 )
+
+
+def every(cases: Sequence[Case], room: Room) -> Sequence[Case]:
+    return cases
+
+
+IN_TURN = replace(METHOD, name="in turn", triage=every)
+"""The same, and nobody is asked before all problems are answered."""
