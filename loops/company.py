@@ -14,7 +14,8 @@ from ..agents.cast import Cast, Shelf
 from ..agents.hosts import InProcess
 from ..agents.roles import Host, RoleSpec
 from ..agents.seats import Replica, Seat
-from .config import ClusterConfig, ConfigError, Placement
+from .config import ConfigError
+from .parts import ClusterConfig, Placement
 
 
 @dataclass

@@ -23,7 +23,8 @@ from ..evals.files import checksum
 from ..evals.jsonl import Asked, BadData, Row
 from ..evals.pools import Split, disjoint
 from ..evals.records import Gold, Problem, content_digest, user
-from .config import ConfigError, CourseConfig, RoleConfig
+from .config import ConfigError
+from .parts import CourseConfig, RoleConfig
 
 Shots = tuple[tuple[str, str], ...]
 """Questions with their answers that are shown before each question."""

@@ -24,8 +24,9 @@ from ..policies.gold import GoldWork
 from ..policies.records import Json
 from ..policies.slots import Method, Stages
 from ..policies.updating import sft, sft_then_dpo
-from .config import ConfigError, Experiment, RoleConfig, nearest
+from .config import ConfigError, Experiment, nearest
 from .courses import Data
+from .parts import RoleConfig
 from .providers import taken
 
 log = logging.getLogger(__name__)

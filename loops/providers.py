@@ -4,7 +4,8 @@ import re
 from urllib.parse import parse_qsl, urlsplit
 
 from ..agents import completions, langchain_model
-from .config import SECRET, VARIABLE, ConfigError, TeacherConfig
+from .config import SECRET, VARIABLE, ConfigError
+from .parts import TeacherConfig
 
 
 def taken(teacher: TeacherConfig) -> None:

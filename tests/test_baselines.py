@@ -20,9 +20,10 @@ from tutorloop.evals.harness import SCORES, flexible, prompt, scores, strict
 from tutorloop.evals.jsonl import Row, rows_of
 from tutorloop.evals.pools import make_course
 from tutorloop.evals.records import Attempt, Gold, Problem, content_digest, unframed, user
-from tutorloop.loops.config import ConfigError, CourseConfig, RoleConfig
+from tutorloop.loops.config import ConfigError
 from tutorloop.loops.courses import Data, read_course
 from tutorloop.loops.launch import launch
+from tutorloop.loops.parts import CourseConfig, RoleConfig
 from tutorloop.loops.progress import outcome
 from tutorloop.loops.show import read_run
 from tutorloop.loops.words import run_lines

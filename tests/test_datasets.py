@@ -13,9 +13,10 @@ from tutorloop.evals.arithmetic import anything, solve
 from tutorloop.evals.jsonl import BadData, distinct, divided, problems_of, rows_of
 from tutorloop.evals.pools import OverlappingPools
 from tutorloop.evals.records import Kind
-from tutorloop.loops.config import ConfigError, CourseConfig, RoleConfig
+from tutorloop.loops.config import ConfigError
 from tutorloop.loops.courses import read_course
 from tutorloop.loops.launch import launch, prepare
+from tutorloop.loops.parts import CourseConfig, RoleConfig
 
 Files = Callable[..., Path]
 

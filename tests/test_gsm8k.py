@@ -19,9 +19,10 @@ from tutorloop.evals.graders import grade
 from tutorloop.evals.gsm8k import digest, from_hub, problems_of, readable
 from tutorloop.evals.jsonl import BadData, Row, rows_of
 from tutorloop.evals.records import Attempt
-from tutorloop.loops.config import ConfigError, CourseConfig, RoleConfig
+from tutorloop.loops.config import ConfigError
 from tutorloop.loops.courses import read_course
 from tutorloop.loops.launch import launch
+from tutorloop.loops.parts import CourseConfig, RoleConfig
 from tutorloop.policies.rounds import Report
 
 HERE = Path(__file__).parent.parent

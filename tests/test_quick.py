@@ -19,10 +19,10 @@ from tutorloop.evals.records import user
 from tutorloop.evals.rows import write_rows
 from tutorloop.loops import quick
 from tutorloop.loops.cli import app
-from tutorloop.loops.config import CourseConfig, RoleConfig
 from tutorloop.loops.courses import read_course
 from tutorloop.loops.documents import run_record
 from tutorloop.loops.launch import launch
+from tutorloop.loops.parts import CourseConfig, RoleConfig
 from tutorloop.loops.plan import plan
 from tutorloop.loops.show import read_run
 from tutorloop.loops.training_rows import chat_of, different, shown
