@@ -15,11 +15,13 @@ will be paid for.
 
 import asyncio
 import logging
+import math
 import random
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from itertools import count
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -31,7 +33,8 @@ from ..policies.records import Cost
 from ..policies.room import Asked, Ledger, Recalled, Tried
 from .asking import Ask
 from .faults import AGAIN, FATAL, Fault, Unserved
-from .limiter import Closed, Limiter
+from .limiter import Closed, Limiter, sent
+from .purse import Purse
 from .roles import Reply, Request, RoleDied, RoleHung, RoleSpec
 from .seats import Replica
 
@@ -66,18 +69,18 @@ class Calls:
         self._closed = False
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
-    def ask(self, ledger: Ledger, step: str, ask: Ask, afford: Callable[[], None]) -> "Future[tuple[Reply, Cost]]":
+    def ask(self, ledger: Ledger, step: str, ask: Ask, purse: Purse | None = None) -> "Future[tuple[Reply, Cost]]":
         """What the member says, and what it cost: nothing, where the journal has the answer.
 
         Args:
-            afford: Called before each call; raises what ends the run when no more may be spent.
+            purse: From which each call is paid; the run ends when there is nothing left in it.
 
         Returns:
             To come. An ask that no call came to an answer for has a reply that is an error, with the kind of fault;
             what ends the run is the future's exception.
         """
         order = next(self._orders)
-        return asyncio.run_coroutine_threadsafe(self._known(self._ask(ledger, step, ask, afford, order)), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._known(self._ask(ledger, step, ask, purse, order)), self._loop)
 
     def close(self) -> None:
         """No call begins any more; those in flight are waited for, and put on record."""
@@ -112,15 +115,13 @@ class Calls:
 
     # ---- one ask
 
-    async def _ask(
-        self, ledger: Ledger, step: str, ask: Ask, afford: Callable[[], None], order: int
-    ) -> tuple[Reply, Cost]:
+    async def _ask(self, ledger: Ledger, step: str, ask: Ask, purse: Purse | None, order: int) -> tuple[Reply, Cost]:
         while (asked := self._asked.get(ask.key)) is not None:
             await asked.wait()
         if (found := ledger.recall(ask.key)) is None:
             through = self._asked[ask.key] = asyncio.Event()
             try:
-                if (failed := await self._tried(ledger, step, ask, afford, order)) is not None:
+                if (failed := await self._tried(ledger, step, ask, purse, order)) is not None:
                     return failed, Cost()
             finally:
                 del self._asked[ask.key]
@@ -133,22 +134,24 @@ class Calls:
             await self._entries(_Entry(ledger, step, ask, None))
         return _booked(found, paid=paid)
 
-    async def _tried(self, ledger: Ledger, step: str, ask: Ask, afford: Callable[[], None], order: int) -> Reply | None:
+    async def _tried(self, ledger: Ledger, step: str, ask: Ask, purse: Purse | None, order: int) -> Reply | None:
         """Call until there is an answer, which is on record then; else the error that it comes to."""
         asked = Asked(ask.member, ask.item, to_json(ask.request).decode())
         for number in range(1, self.spec.limits.tries + 1):
             await self._entries(_Entry(ledger, step, ask, asked))
             tokens = self.limiter.estimate(ask.request)
-            await self.limiter.enter(order, tokens)
+            held = math.ceil(sent(ask.request)), self.limiter.longest or self.spec.max_tokens
+            await self.limiter.enter(order, tokens, partial(purse.take, *held) if purse else _free)
             came: Reply | Fault = Fault(kind="dropped", why="not called")
             try:
-                afford()
                 came = await self._lines[next(_turn) % len(self._lines)].call(ask.request)
                 await self._entries(_Entry(ledger, step, ask, came))
             finally:
+                if purse:
+                    purse.give_back(*held)
                 self.limiter.leave(tokens, came)
             if isinstance(came, Reply):
-                self._look(came)
+                self._look(came, purse)
                 return None
             if came.kind in FATAL:
                 raise Unserved(f"the {ask.member}'s provider: {came.kind}: {came.why}. {_cure(came, self.spec)}")
@@ -165,12 +168,14 @@ class Calls:
                 raise Closed
             await asyncio.sleep(min(left, 0.5))
 
-    def _look(self, reply: Reply) -> None:
+    def _look(self, reply: Reply, purse: Purse | None) -> None:
         """Say once what is worth saying about who answers."""
         if reply.model and self.spec.model and reply.model != self.spec.model:
             self._warn(f"the {self.spec.role} was asked as {self.spec.model}, and {reply.model} has answered")
         if not reply.metered:
-            self._warn(f"the {self.spec.role}'s provider does not say how many tokens a call takes: none are counted")
+            blind = ", and a budget of tokens or dollars does not see them" if purse and purse.by_tokens else ""
+            who = f"the {self.spec.role}'s provider"
+            self._warn(f"{who} does not say how many tokens a call takes: none are counted{blind}")
 
     def _warn(self, line: str) -> None:
         if line not in self._told:
@@ -179,6 +184,10 @@ class Calls:
 
 
 _turn = count()
+
+
+def _free() -> bool:
+    return True
 
 
 def _booked(found: Recalled, *, paid: bool) -> tuple[Reply, Cost]:

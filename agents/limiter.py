@@ -60,6 +60,11 @@ class Bucket:
         self.at = now
 
 
+def sent(request: Request) -> float:
+    """Tokens of what is sent, estimated."""
+    return (sum(len(turn.content) for turn in request.messages) + len(request.json_schema)) / LETTERS
+
+
 class Closed(RuntimeError):
     """No call begins any more: the run is ending."""
 
@@ -77,24 +82,29 @@ class Limiter:
         self._clock = clock
         self._requests = Bucket(limits.requests_per_minute) if limits.requests_per_minute else None
         self._tokens = Bucket(limits.tokens_per_minute) if limits.tokens_per_minute else None
-        self._waiting: list[tuple[int, int, float, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[int, int, float, Callable[[], bool], asyncio.Future[None]]] = []
         self._ties = count()
         self._timer: asyncio.TimerHandle | None = None
         self._held = 0.0
         """Until when nobody goes."""
         self._limited = 0
         """Calls in a row that were too many."""
+        self.longest = 0
+        """Tokens of the longest answer so far."""
         self._answer = float(FIRST)
         """Mean length of answers, of late."""
         self._closed = False
 
     def estimate(self, request: Request) -> float:
         """Tokens that a call may take, in and out."""
-        letters = sum(len(turn.content) for turn in request.messages) + len(request.json_schema)
-        return letters / LETTERS + self._answer
+        return sent(request) + self._answer
 
-    async def enter(self, order: int, tokens: float) -> None:
+    async def enter(self, order: int, tokens: float, may: Callable[[], bool] = lambda: True) -> None:
         """Wait until a call may be made; lower `order` goes first. Each needs a `leave`.
+
+        Args:
+            may: Asked last of all, and again when a call has ended: whether it can be paid for. What it raises is
+                raised here.
 
         Raises:
             Closed: none may any more.
@@ -102,7 +112,7 @@ class Limiter:
         if self._closed:
             raise Closed
         going = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (order, next(self._ties), tokens, going))
+        heapq.heappush(self._waiting, (order, next(self._ties), tokens, may, going))
         self._admit()
         try:
             await going
@@ -116,6 +126,7 @@ class Limiter:
         used = float(came.tokens_in + came.tokens_out)
         if isinstance(came, Reply) and came.metered:
             self._answer += (came.tokens_out - self._answer) / 16
+            self.longest = max(self.longest, came.tokens_out)
         if self._tokens is not None and used:
             self._tokens.take(used - tokens, self._now())
         if isinstance(came, Reply):
@@ -143,7 +154,7 @@ class Limiter:
             self._timer.cancel()
             self._timer = None
         while self._waiting and self.flying < self.limits.concurrency:
-            _, _, tokens, going = self._waiting[0]
+            _, _, tokens, may, going = self._waiting[0]
             if going.done():  # it is not wanted any more
                 heapq.heappop(self._waiting)
                 continue
@@ -154,6 +165,13 @@ class Limiter:
             if wait > SOONEST / 1000:  # else by rounding
                 self._timer = asyncio.get_running_loop().call_later(max(wait, SOONEST), self._admit)
                 return
+            try:
+                if not may():
+                    return  # until a call has ended
+            except Exception as e:
+                heapq.heappop(self._waiting)
+                going.set_exception(e)
+                continue
             heapq.heappop(self._waiting)
             for bucket, n in ((self._requests, 1.0), (self._tokens, tokens)):
                 if bucket:

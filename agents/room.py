@@ -29,15 +29,12 @@ from .asking import Ask, ItemModel
 from .calling import cost_of
 from .cast import Cast
 from .own_words import OwnWords
+from .purse import Purse
 from .roles import Reply
 from .waves import Wave, block
 
 NO_GOLD = Verdict(label="abstain", by="no gold")
 """Of an answer to a problem that is not the course's."""
-
-
-class BudgetSpent(Exception):
-    """The next asks would go over the budget. What was asked stays paid and journalled."""
 
 
 @dataclass
@@ -64,6 +61,11 @@ class RoundRoom:
     @property
     def practice(self) -> Sequence[Problem]:
         return self.course.practice.problems
+
+    @cached_property
+    def purse(self) -> Purse:
+        """What may be spent on the teacher."""
+        return Purse(self.budget, self.ledger)
 
     @cached_property
     def problems(self) -> Mapping[str, Problem]:
@@ -94,7 +96,8 @@ class RoundRoom:
     def _call(self, step: str, ask: Ask) -> "Future[tuple[Reply, Cost]] | None":
         """Ask a paid API at once. Of items that ask the same, whoever is first pays."""
         calls = self.cast.calls(ask.member, ask.state)
-        return calls.ask(self.ledger, step, ask, partial(self._afford, ask.member)) if calls else None
+        purse = self.purse if ask.member == "teacher" else None
+        return calls.ask(self.ledger, step, ask, purse) if calls else None
 
     def _send(self, step: str, asks: list[Ask]) -> list[tuple[Reply, Cost]]:
         """Answer a wave: from the journal what it has, the rest from the engines, journalled before and after."""
@@ -121,8 +124,7 @@ class RoundRoom:
         return out
 
     def _generate(self, step: str, asks: Mapping[str, Ask]) -> dict[str, Reply]:
-        for member in dict.fromkeys(a.member for a in asks.values()):
-            self._afford(member)
+        asks, left = self._affordable(asks)
         journalled = {k: Asked(a.member, a.item, to_json(a.request).decode()) for k, a in asks.items() if a.key}
         if journalled:
             self.ledger.asking(step, journalled)
@@ -134,16 +136,20 @@ class RoundRoom:
             replies |= dict(zip(batch, answers, strict=True))
         if journalled:
             self.ledger.answered(step, {k: (to_json(replies[k]).decode(), cost_of(replies[k])) for k in journalled})
+        if left:
+            self.purse.fit(left)
+            raise AssertionError("the calls that were left are made")
         return replies
 
-    def _afford(self, member: str) -> None:
-        """
+    def _affordable(self, asks: Mapping[str, Ask]) -> tuple[Mapping[str, Ask], int]:
+        """Those of a wave that the budget has room for, and how many it has none for.
+
         Raises:
-            BudgetSpent: what is to be asked next of this member would go over the budget.
+            BudgetSpent: it has room for none.
         """
-        limit = self.budget.teacher_tokens
-        if limit is not None and member == "teacher" and (spent := self.ledger.spent().tokens) >= limit:
-            raise BudgetSpent(f"the budget of {limit} teacher tokens is spent ({spent}); a larger one goes on")
+        dear = [key for key, ask in asks.items() if ask.member == "teacher"]
+        left = set(dear[self.purse.fit(len(dear)) :]) if dear else set()
+        return {key: ask for key, ask in asks.items() if key not in left}, len(left)
 
 
 @dataclass

@@ -149,7 +149,7 @@ def _going(root: Path, start: Callable[..., "Report"], command: Sequence[str], q
         say(f"stopped in {root}: {e}")
         return 3
     if report.status == "stopped":
-        say(f"stopped in {root}: {report.why}: add budget.teacher_tokens=MORE to the same command.")
+        say(f"stopped in {root}: {report.why}.")
         return 3
     return 0
 

@@ -21,6 +21,7 @@ from .config import changed
 from .documents import JournalError
 from .journal import Status
 from .listing import spoken
+from .parts import BudgetConfig
 from .show import RunFolder, printed
 from .words import UNREADABLE, columns
 
@@ -235,8 +236,9 @@ def _differs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, t
     found = changed(first["config"], second["config"])
     more: dict[str, Any] = {
         "rounds": (first["rounds"], second["rounds"]),
-        "budget.teacher_tokens": tuple(r["config"]["budget"]["teacher_tokens"] for r in (first, second)),
     }
+    budgets = first["config"]["budget"], second["config"]["budget"]
+    more |= {f"budget.{name}": tuple(b.get(name) for b in budgets) for name in BudgetConfig.model_fields}
     for group, cut in (("sources", 8), ("environment", None)):
         for name in sorted(first[group].keys() | second[group].keys()):
             values = (first[group].get(name), second[group].get(name))

@@ -27,6 +27,7 @@ from .parts import (
     LimitsConfig,
     Part,
     Placement,
+    PriceConfig,
     StudentConfig,
     TeacherConfig,
     UpdateConfig,
@@ -74,7 +75,7 @@ class Experiment(BaseModel):
     """How long a policy may neither ask nor finish."""
 
 
-GROWS = ("rounds", "budget.teacher_tokens")
+GROWS = ("rounds", *(f"budget.{name}" for name in BudgetConfig.model_fields))
 FREE = (
     "placement",
     "cluster.address",
@@ -85,6 +86,7 @@ FREE = (
     *(f"{r}.replicas" for r in ("student", "teacher", "evaluator")),
     "teacher.key",
     *(f"teacher.limits.{name}" for name in LimitsConfig.model_fields),
+    *(f"teacher.price.{name}" for name in PriceConfig.model_fields),
     *(f"{r}.python" for r in ("student", "teacher")),
 )
 

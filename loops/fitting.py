@@ -22,6 +22,7 @@ from ..evals.arithmetic import profile
 from ..policies.checking import Sound
 from ..policies.gold import GoldWork
 from ..policies.records import Json
+from ..policies.rounds import Budget
 from ..policies.slots import Method, Stages
 from ..policies.updating import sft, sft_then_dpo
 from .config import ConfigError, Experiment, nearest
@@ -98,6 +99,21 @@ def check_answers(config: Experiment) -> None:
                     f"`{name}.{key}` is {value} and `{name}.options.{option}` is {role.options[option]}. "
                     "They are one thing; set one of them."
                 )
+
+
+def spendable(config: Experiment) -> Budget:
+    """What may be spent.
+
+    Raises:
+        ConfigError: dollars may be, and what a token costs is not said.
+    """
+    price = config.teacher.price.value()
+    if config.budget.teacher_dollars is not None and price is None:
+        raise ConfigError(
+            "`budget.teacher_dollars` needs to know what a token costs: say `teacher.price.input` and "
+            "`teacher.price.output`, in dollars for a million tokens, or set `budget.teacher_tokens` in its place."
+        )
+    return config.budget.value(price)
 
 
 def check_places(config: Experiment, stages: Stages) -> None:

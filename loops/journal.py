@@ -369,6 +369,9 @@ class Journal:
     def spent(self, step: str = "", member: str = "teacher") -> Cost:
         return self.asks.spent(step, member)
 
+    def faults(self, step: str = "", member: str = "teacher") -> Mapping[str, int]:
+        return self.asks.faults(step, member)
+
     def note(self, step: str, notes: Mapping[str, Json]) -> None:
         """What is noted while a shard is made is kept with the shard."""
         self._noted.setdefault(step, {}).update(notes)

@@ -46,7 +46,16 @@ from .config import (
 )
 from .courses import answers_source, file_sources, read_course
 from .documents import SCHEMA, Documents, Fork, JournalError, home, run_record
-from .fitting import check_answers, check_models, check_needs, check_places, check_training, doubts, options_of
+from .fitting import (
+    check_answers,
+    check_models,
+    check_needs,
+    check_places,
+    check_training,
+    doubts,
+    options_of,
+    spendable,
+)
 from .journal import Tick, read_status
 from .methods import stages_of
 from .quick import clear, toy_folder
@@ -104,6 +113,7 @@ def prepare(
     check_training(config, stages)
     check_answers(config)
     check_places(config, stages)
+    spendable(config)
     if begun:
         sources = {**sources, **file_sources(config.course, folder), **answers_source(config.student, folder)}
         return Prepared(experiment=config, stages=stages, sources=sources, folder=folder)
@@ -198,7 +208,7 @@ def _same_run(experiment: Path, root: Path) -> bool:
 
 def _go(ready: Prepared, book: Book, record: Mapping[str, Any], company: Company, *, begun: bool) -> Report:
     """The run itself. What has become of it, whatever that is, is in its `status.json`."""
-    book.budget, book.failures = ready.experiment.budget.value(), ready.experiment.failures
+    book.budget, book.failures = spendable(ready.experiment), ready.experiment.failures
     book.fork = adapter(Fork).validate_python(record["fork"]) if record["fork"] else None
     try:
         book.documents.write("run.json", record)
@@ -319,8 +329,10 @@ def _way_out(root: Path, before: Mapping[str, Any], record: Mapping[str, Any]) -
 
 
 def _shrunk(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    old, new = (record["config"]["budget"]["teacher_tokens"] for record in (before, after))
-    for key, was, now in (("rounds", before["rounds"], after["rounds"]), ("budget.teacher_tokens", old, new)):
+    old, new = (record["config"]["budget"] for record in (before, after))
+    grows = {"rounds": (before["rounds"], after["rounds"])}
+    grows |= {f"budget.{name}": (old.get(name), value) for name, value in new.items()}
+    for key, (was, now) in grows.items():
         if was is not None and now is not None and now < was:
             yield key, was, now
 

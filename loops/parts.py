@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ..agents.roles import Engine
+from ..policies.records import Price
 from ..policies.rounds import Budget
 
 
@@ -122,6 +123,24 @@ CHAT_TOKENS = 1024
 """`max_tokens` of a chat teacher that nobody set."""
 
 
+class PriceConfig(Part):
+    """Dollars for a million tokens. Cost is reckoned from what is on record, so a price may change from start to start;
+    without one it is unknown, and never zero.
+    """
+
+    input: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    output: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _both(self) -> "PriceConfig":
+        if (self.input is None) != (self.output is None):
+            raise ValueError("a price has both `input` and `output`, in dollars for a million tokens")
+        return self
+
+    def value(self) -> Price | None:
+        return None if self.input is None or self.output is None else Price(input=self.input, output=self.output)
+
+
 class TeacherConfig(RoleConfig):
     """`chat`: `model` is the provider's name of it, and `options` are fields of the request, or of the class."""
 
@@ -136,6 +155,7 @@ class TeacherConfig(RoleConfig):
     """chat: how the form of a record that is to be filled is told: by the provider's own means (`response_format`), or
     in words, for providers that have none."""
     limits: LimitsConfig = LimitsConfig()
+    price: PriceConfig = PriceConfig()
     policy: str = ""
     """`my_course:first_error`: a file beside the experiment (or an installed module) and a name in it. Takes the place
     of the method's own teaching."""
@@ -193,7 +213,14 @@ class ClusterConfig(Part):
 
 
 class BudgetConfig(Part):
-    teacher_tokens: int | None = Field(default=None, ge=1)
+    """What a run may spend on its teacher, all rounds together. Each may grow."""
 
-    def value(self) -> Budget:
-        return Budget(teacher_tokens=self.teacher_tokens)
+    teacher_tokens: int | None = Field(default=None, ge=1)
+    """In and out."""
+    teacher_calls: int | None = Field(default=None, ge=1)
+    """Those that came to no answer too."""
+    teacher_dollars: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """At `teacher.price`."""
+
+    def value(self, price: Price | None) -> Budget:
+        return Budget(**self.model_dump(), price=price)

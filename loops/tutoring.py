@@ -1,7 +1,7 @@
 """The tutoring cycle, on one screen. Everything else in this package is a detail of `run`."""
 
 from ..agents.cast import Cast
-from ..agents.room import BudgetSpent
+from ..agents.purse import BudgetSpent
 from ..evals.pools import Course
 from ..policies.gate import gate, next_round
 from ..policies.rounds import Report, Tables

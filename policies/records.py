@@ -44,6 +44,22 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Price:
+    """Dollars for a million tokens."""
+
+    input: float
+    output: float
+
+    def of(self, tokens_in: float, tokens_out: float) -> float:
+        """Dollars.
+
+        >>> Price(input=0.25, output=2.0).of(4_000_000, 500_000)
+        2.0
+        """
+        return (tokens_in * self.input + tokens_out * self.output) / 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """One unit of teacher work. Carries no gold, no skill, no true misconception.
 

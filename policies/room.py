@@ -241,6 +241,10 @@ class Ledger(Protocol):
         """What asking this member has cost in the steps whose name begins so."""
         ...
 
+    def faults(self, step: str = "", member: str = "teacher") -> Mapping[str, int]:
+        """How many calls of this member came to no answer, by kind of fault, in the steps as in `spent`."""
+        ...
+
     def note(self, step: str, notes: Mapping[str, Json]) -> None:
         """Keep what a slot noted, with its step."""
         ...

@@ -11,7 +11,7 @@ from typing import Literal
 from ..evals.records import State
 from ..evals.rows import Rows
 from ..evals.statistics import Interval, Transitions
-from .records import Case, Cost, Example, Json, Lesson, Marked
+from .records import Case, Cost, Example, Json, Lesson, Marked, Price
 
 Start = Literal["previous", "base", "best"] | str
 Reference = Literal["sft", "start", "base"] | str
@@ -23,6 +23,12 @@ class Budget:
 
     teacher_tokens: int | None = None
     """In and out, scoring included."""
+    teacher_calls: int | None = None
+    """Those that came to no answer too: they were made, and a provider may bill them."""
+    teacher_dollars: float | None = None
+    """At `price`."""
+    price: Price | None = None
+    """`None`: what a token costs is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -387,7 +387,7 @@ def test_a_role_that_takes_no_call_is_looked_at_and_replaced(tmp_path: Path) -> 
     calls = Calls(spec, [Replica(cast(Any, host))], lambda replica: proven.append(host.incarnation))
     state = State(member="teacher", name="teacher-base", digest="0")
     ask = Ask(member="teacher", state=state, request=Request(messages=user("?")), key="k", item="i")
-    reply, cost = calls.ask(journal, "1/teach", ask, lambda: None).result(SOON)
+    reply, cost = calls.ask(journal, "1/teach", ask).result(SOON)
     calls.close()
     assert (reply.text, cost.calls, proven, host.incarnation) == ("yes", 1, [1], 1)
     assert journal.asks.faults() == {"dropped": 1}

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from tutorloop.agents.purse import BudgetSpent
 from tutorloop.agents.roles import RoleDied
-from tutorloop.agents.room import BudgetSpent
 from tutorloop.evals.pools import SealedPool
 from tutorloop.evals.records import Failure, Problem, user
 from tutorloop.evals.rows import Rows

@@ -20,6 +20,7 @@ from tutorloop.evals.rows import Rows
 from tutorloop.loops.asks import Entry, read_asks
 from tutorloop.loops.book import Book
 from tutorloop.loops.documents import run_record
+from tutorloop.loops.fitting import spendable
 from tutorloop.loops.journal import Tick
 from tutorloop.loops.launch import prepare, role_specs
 from tutorloop.loops.slots import Slots
@@ -185,7 +186,7 @@ class Bench:
         """As a new process would."""
         ready = prepare(self.told)
         self.book = Book.open(self.root, run=run_record(self.root)["run"], seed=ready.experiment.seed)
-        self.book.budget, self.book.failures = ready.experiment.budget.value(), ready.experiment.failures
+        self.book.budget, self.book.failures = spendable(ready.experiment), ready.experiment.failures
         specs = role_specs(ready, self.book.root)
         self.hosts = {name: Counting(name, InProcess(spec)) for name, spec in specs.items()}
         seats = {name: Seat(specs[name], [Replica(host)]) for name, host in self.hosts.items()}
