@@ -101,7 +101,10 @@ class Purse:
 
     def _accounts(self, flying: int, tokens_in: int, tokens_out: int) -> Iterator[_Account]:
         """Those that have a limit."""
-        budget, spent = self.budget, self.ledger.spent()
+        budget = self.budget
+        if not self.by_tokens and budget.teacher_calls is None:
+            return  # what is spent is looked up on the event loop, and may wait for the disk
+        spent = self.ledger.spent()
         least = "at least " if spent.unmetered else ""
         if (tokens := budget.teacher_tokens) is not None:
             words = f"{tokens} teacher tokens", f"{least}{spent.tokens}"

@@ -10,6 +10,7 @@ What is known is looked up in a temporary database, so that millions of replies 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import repeat
 from operator import attrgetter
 from pathlib import Path
 from threading import RLock
@@ -236,7 +237,40 @@ def read_asks(path: Path, run: str = "") -> Iterator[Entry]:
         yield from _answered(path, run)
 
 
+def tally(path: Path, run: str = "", member: str = "teacher") -> tuple[Cost, Counter[str]]:
+    """What a file says was asked of a member, as `Asks.spent` and `faults` count it. No text is read of a Parquet file.
+
+    Raises:
+        DamagedFile: the file is not what was written, or another run's.
+    """
+    calls, again, blind, sent, got, faults = 0, 0, 0, 0, 0, Counter[str]()
+    for who, reused, fault, unmetered, tokens_in, tokens_out in _figures(path, run):
+        if who == member:
+            answered = not (reused or fault)
+            calls, again, blind = calls + answered, again + bool(reused), blind + bool(answered and unmetered)
+            sent, got = sent + tokens_in, got + tokens_out
+            if fault:
+                faults[fault] += 1
+    return Cost(calls=calls, tokens_in=sent, tokens_out=got, reused=again, unmetered=blind), faults
+
+
+def _figures(path: Path, run: str) -> Iterator[Sequence[Any]]:
+    columns = ["member", "reused", "fault", "unmetered", "tokens_in", "tokens_out"]
+    if path.suffix != ".parquet":
+        yield from map(attrgetter(*columns), read_asks(path, run))
+        return
+    for batch in _batches(path, run, columns):
+        none = repeat(None, batch.num_rows)  # a column that came later than the file
+        known = set(batch.schema.names)
+        yield from zip(*(batch.column(name).to_pylist() if name in known else none for name in columns), strict=True)
+
+
 def _compacted(path: Path, run: str) -> Iterator[Entry]:
+    for batch in _batches(path, run):
+        yield from _ENTRIES.validate_python(batch.to_pylist())
+
+
+def _batches(path: Path, run: str, columns: list[str] | None = None) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -244,8 +278,7 @@ def _compacted(path: Path, run: str) -> Iterator[Entry]:
         with pq.ParquetFile(path) as file:
             if (file.schema_arrow.metadata or {}).get(_RUN) != run.encode():
                 raise DamagedFile(f"{path} is another run's. {ALIEN}")
-            for batch in file.iter_batches(10_000):
-                yield from _ENTRIES.validate_python(batch.to_pylist())
+            yield from file.iter_batches(10_000, columns=columns)
     except pa.ArrowException as e:
         raise DamagedFile(f"{path} is damaged ({next(iter(str(e).splitlines()), '')}). {REMEDY}") from None
 

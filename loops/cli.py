@@ -300,13 +300,21 @@ def runs(
 
 
 @app.command()
-def plan(file: File, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what an experiment would do, and who set each setting. Starts nothing, writes nothing."""
-    with told():
+def plan(
+    file: File,
+    overrides: Overrides = None,
+    probe: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Ask the teacher about N real cases, which is paid for.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say what an experiment would do, and who set each setting. Starts nothing, writes nothing; with --probe N it asks
+    N real cases first, and says by them what the whole run would take."""
+    with told(), warnings():
         from .plan import plan as planned
         from .plan import plan_lines
 
-        made = planned(file, list(overrides or ()))
+        made = planned(file, list(overrides or ()), probe, say)
     _print(made, plan_lines(made), as_json)
 
 

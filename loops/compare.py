@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from ..evals.statistics import Interval, Word, mcnemar, paired_interval, paired_verdict, wilson
 from ..evals.terminal import safe
 from ..policies.rounds import RoundReport, Sheet
+from .bill import money, price_of
 from .config import changed
 from .documents import JournalError
 from .journal import Status
@@ -94,6 +95,8 @@ class Side:
     teacher_calls: int
     teacher_tokens: int
     """In and out, all rounds, rolled-back ones too."""
+    teacher_dollars: float | None
+    """`None`: unknown."""
     optimizer_tokens: Mapping[str, int]
     """By loss, all rounds."""
     seconds: float
@@ -157,6 +160,7 @@ def _side(run: RunFolder, root: Path | str) -> Side:
         raise JournalError(f"{printed(root)} sat no exam yet. Let it run to its end: the same command goes on.")
     rounds = [report for report in run.reports if report.number]
     trained = [run.trained(report.number) for report in rounds]
+    price = price_of(run.record["config"])
     return Side(
         run=printed(root),
         status=run.status()[0],
@@ -168,6 +172,7 @@ def _side(run: RunFolder, root: Path | str) -> Side:
         examples=sum(_rows(report) for report in rounds),
         teacher_calls=sum(report.cost.calls for report in rounds),
         teacher_tokens=sum(report.cost.tokens for report in rounds),
+        teacher_dollars=sum(price.of(r.cost.tokens_in, r.cost.tokens_out) for r in rounds) if price else None,
         optimizer_tokens={
             loss: sum(tokens.get(loss, 0) for tokens in trained)
             for loss in sorted({loss for tokens in trained for loss in tokens})
@@ -326,12 +331,15 @@ def _pool_lines(name: str, pool: PairedPool) -> Iterator[str]:
 
 
 def _costs(first: Side, second: Side) -> Iterator[str]:
+    costs = any(side.teacher_dollars is not None for side in (first, second))
     losses = sorted({*first.optimizer_tokens, *second.optimizer_tokens})
-    rows = [["", "rounds", "kept", "rows", "asks", "teacher tokens", *(f"{x.upper()} tokens" for x in losses), "s"]]
+    head = ["", "rounds", "kept", "rows", "asks", "teacher tokens", *(f"{x.upper()} tokens" for x in losses)]
+    rows = [[*head, *(["cost"] if costs else []), "s"]]
     for letter, side in (("A", first), ("B", second)):
         counts = [side.rounds, side.kept, side.examples, side.teacher_calls, side.teacher_tokens]
         counts += [side.optimizer_tokens.get(loss, 0) for loss in losses]
-        rows.append([letter, *(f"{n:,}" for n in counts), f"{side.seconds:.1f}"])
+        cost = [money(side.teacher_dollars)] if costs else []
+        rows.append([letter, *(f"{n:,}" for n in counts), *cost, f"{side.seconds:.1f}"])
     yield from columns(rows, right=range(1, len(rows[0])))
     spent = [
         ("teacher tokens", first.teacher_tokens, second.teacher_tokens),

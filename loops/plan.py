@@ -1,4 +1,5 @@
-"""What an experiment would do: schedule, slots, asks, settings with who set them, roles. Starts and writes nothing.
+"""What an experiment would do: schedule, slots, asks, settings with who set them, roles. Starts and writes nothing,
+unless a probe is wanted (`probing.py`).
 
 The estimate is arithmetic over the course's own texts, and says its assumptions. It is no promise: how often a student
 is wrong after a round is what the experiment is to find out.
@@ -7,7 +8,7 @@ Not covered: seconds, memory, and what a policy of one's own asks (it is counted
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -20,13 +21,18 @@ from ..evals.terminal import safe
 from ..policies.checking import Sound
 from ..policies.explain import ExplainThenPractise
 from ..policies.hinting import HintThenRetry, Socratic
+from ..policies.rounds import Budget
 from ..policies.slots import Method
 from ..policies.teaching import CORRECT, DIAGNOSE, PRACTISE, CorrectAndPractise, diagnose
 from ..policies.triage import Balanced
+from .bill import money, without_answer
 from .courses import read_course
-from .fitting import doubts
+from .fitting import doubts, spendable
 from .knobs import Setting, settings_of, unsaid
 from .launch import Prepared, prepare, role_specs
+from .probing import Foreseen, Probe, wanted
+from .probing import probe as probed
+from .progress import spent
 from .words import columns
 
 SLOTS = ("select", "attempt", "verify", "triage", "teach", "check", "curate", "update")
@@ -60,9 +66,13 @@ class Estimate:
     """Practice, quizzes, and twice everything that is only reported."""
     teacher_calls: int
     teacher_tokens: int
+    """In and out."""
+    teacher_dollars: float | None
+    """`None`: unknown, as no price is set."""
     most_calls: int
     """If no error were ever cured, and every round's errors were new."""
     most_tokens: int
+    most_dollars: float | None
     how: Sequence[str]
 
 
@@ -78,22 +88,41 @@ class ExperimentPlan:
     pools: Mapping[str, int]
     stages: Sequence[StagePlan]
     estimate: Estimate
-    budget: int | None
+    budget: Budget
     placement: str
     gpus: int
     """How many the roles take together."""
     roles: Sequence[Mapping[str, Any]]
     settings: Sequence[Setting]
     warnings: Sequence[str]
+    probe: Probe | None = None
 
 
-def plan(experiment: Path | str, overrides: Sequence[str] = ()) -> ExperimentPlan:
+def plan(
+    experiment: Path | str, overrides: Sequence[str] = (), probe: int = 0, tell: Callable[[str], None] = print
+) -> ExperimentPlan:
     """Check an experiment and say what it would do.
+
+    Args:
+        probe: About so many real cases the teacher is asked, which is paid for. 0: nothing is started.
+        tell: Is told of a probe before it begins.
 
     Raises:
         ConfigError: as `launch` would.
+        Unserved: the teacher's provider takes no call of the probe.
     """
-    ready = prepare(experiment, overrides)
+    made = _planned(experiment, ready := prepare(experiment, overrides))
+    if not probe:
+        return made
+    told, asked = made.estimate, ready.experiment.teacher
+    who = f"{asked.model or asked.chat} at {asked.url or asked.chat}" if asked.engine == "chat" else asked.engine
+    first = ready.stages[0]
+    calls = wanted(first, probe) * _verify(first, 0, 0).calls + probe * _teach(first, 0, 0).calls
+    tell(f"probe: the teacher ({who}) is asked about {probe} cases now: about {calls:.0f} calls, which are paid")
+    return replace(made, probe=probed(ready, probe, LASTING, told.student_answers))
+
+
+def _planned(experiment: Path | str, ready: Prepared) -> ExperimentPlan:
     config, first = ready.experiment, ready.stages[0]
     data = read_course(config.course, config.seed, config.student, ready.folder, config.limit)
     practice = list(data.splits["practice"])
@@ -107,7 +136,7 @@ def plan(experiment: Path | str, overrides: Sequence[str] = ()) -> ExperimentPla
         pools=sizes,
         stages=[_stage(m) for m in ready.stages],
         estimate=_estimate(ready, [p for p, _ in practice], [g for _, g in practice if g], sizes),
-        budget=config.budget.teacher_tokens,
+        budget=spendable(config),
         placement=config.placement,
         gpus=devices([*role_specs(ready, Path()).values()], shared=config.placement == "shared"),
         roles=list(_roles(ready)),
@@ -164,7 +193,8 @@ def _estimate(ready: Prepared, practice: Sequence[Problem], gold: Sequence[Gold]
         f"a token is {letters} characters of the course's own questions and solutions, with the prompts of the slots",
     ]
     answers, done = 0, 0
-    about, most = [0.0, 0.0], [0.0, 0.0]
+    about, most = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
+    price = ready.experiment.teacher.price.value()
     for method in ready.stages:
         asked = min(method.rounds.ask or len(practice), len(practice))
         verify, teach = _verify(method, question, work), _teach(method, question, work)
@@ -176,7 +206,8 @@ def _estimate(ready: Prepared, practice: Sequence[Problem], gold: Sequence[Gold]
                 for asks, cases in ((verify, wrong), (teach, taught)):
                     part = cases * (asks.likely if total is about else 1.0)
                     total[0] += asks.calls * part
-                    total[1] += part * (asks.sent + asks.got) / letters
+                    total[1] += part * asks.sent / letters
+                    total[2] += part * asks.got / letters
             done += 1
             answers += asked
     reported = sum(n for pool, n in sizes.items() if pool not in ("practice", "quiz"))
@@ -184,9 +215,11 @@ def _estimate(ready: Prepared, practice: Sequence[Problem], gold: Sequence[Gold]
         rounds=done,
         student_answers=answers + sizes["quiz"] * (1 + done) + 2 * reported,
         teacher_calls=round(about[0]),
-        teacher_tokens=round(about[1]),
+        teacher_tokens=round(about[1] + about[2]),
+        teacher_dollars=price.of(about[1], about[2]) if price else None,
         most_calls=round(most[0]),
-        most_tokens=round(most[1]),
+        most_tokens=round(most[1] + most[2]),
+        most_dollars=price.of(most[1], most[2]) if price else None,
         how=list(dict.fromkeys(how)),
     )
 
@@ -290,7 +323,7 @@ def plan_lines(plan: ExperimentPlan) -> Iterator[str]:
     yield f"and {len(plan.settings) - len(set_)} fields as the libraries have them (--json lists them)"
     for warning in plan.warnings:
         yield f"warning: {warning}"
-    yield "nothing was started and nothing was written"
+    yield "no run was started and nothing was written" if plan.probe else "nothing was started and nothing was written"
 
 
 def _shared(plan: ExperimentPlan) -> Iterator[str]:
@@ -307,10 +340,45 @@ def _estimate_lines(plan: ExperimentPlan) -> Iterator[str]:
         f"estimate  {told.rounds} rounds; {told.student_answers:,} answers of the student; teacher: about "
         f"{told.teacher_calls:,} asks and {told.teacher_tokens:,} tokens, at most {told.most_calls:,} and "
         f"{told.most_tokens:,}"
+        + (f"; cost about {money(told.teacher_dollars)}, at most {money(told.most_dollars)}" if priced(plan) else "")
     )
     yield from (f"          {line}" for line in told.how)
-    if plan.budget is not None:
-        enough = (
-            "enough" if plan.budget >= told.teacher_tokens else "not enough: the run would stop and could be resumed"
-        )
-        yield f"          the budget is {plan.budget:,} teacher tokens: by this estimate {enough}"
+    if (probe := plan.probe) is not None:
+        yield from _probe_lines(probe, priced(plan))
+        told_by, calls, tokens, dollars = "the probe", probe.about.calls, probe.about.tokens, probe.about.dollars
+    else:
+        told_by, calls, tokens, dollars = "this estimate", told.teacher_calls, told.teacher_tokens, told.teacher_dollars
+    budget = plan.budget
+    for limit, name, need in (
+        (budget.teacher_tokens, f"{budget.teacher_tokens or 0:,} teacher tokens", tokens),
+        (budget.teacher_calls, f"{budget.teacher_calls or 0:,} teacher calls", calls),
+        (budget.teacher_dollars, f"{money(budget.teacher_dollars)} for the teacher", dollars),
+    ):
+        if limit is not None and need is not None:
+            enough = "enough" if limit >= need else "not enough: the run would stop and could be resumed"
+            yield f"          the budget is {name}: by {told_by} {enough}"
+
+
+def priced(plan: ExperimentPlan) -> bool:
+    """Whether there is anything to say of dollars, be it that they are unknown."""
+    teacher = next(role for role in plan.roles if role["role"] == "teacher")
+    return teacher["engine"] == "chat" or plan.estimate.teacher_dollars is not None
+
+
+def _probe_lines(probe: Probe, priced: bool) -> Iterator[str]:
+    def words(told: Foreseen) -> str:
+        cost = f", {money(told.dollars, probe.unmetered)}" if priced else ""
+        return f"{told.calls:,} calls, {told.tokens_in:,} tokens in and {told.tokens_out:,} out{cost}"
+
+    failed = f" ({without_answer(probe.faults)})" if probe.faults else ""
+    cost = f", {money(probe.dollars, probe.unmetered)}" if priced else ""
+    seen = f" of {probe.seen} verified" if probe.seen > probe.cases else ""
+    yield (
+        f"probe     {probe.calls} calls of the teacher were made{failed}, {probe.tokens_in + probe.tokens_out:,} tokens"
+        f"{cost}: {probe.cases} cases taught{seen}; a run does not use them again"
+    )
+    yield f"          round 1 {words(probe.first)}; {spent(probe.first.seconds)}"
+    yield f"          all     {words(probe.about)}; {spent(probe.about.seconds)}"
+    if probe.most.calls > probe.about.calls:
+        yield f"          at most {words(probe.most)}; {spent(probe.most.seconds)}"
+    yield from (f"          {line}" for line in probe.how)

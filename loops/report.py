@@ -28,6 +28,7 @@ from ..evals.statistics import wilson
 from ..evals.terminal import harmless
 from ..policies.methods import METHODS
 from ..policies.rounds import RoundReport
+from .bill import without_answer
 from .config import ConfigError, Experiment, changed
 from .drawing import WIDTH, Column, Moves, curve, dumbbell, flow
 from .history import Chapter, History, history_of
@@ -107,6 +108,7 @@ def report_page(root: Path | str) -> str:
         name=name,
         parent=Path(view.parent).name,
         view=view,
+        costs=view.teacher == "chat" or view.bill.dollars is not None,
         method=METHODS.get(view.method, (None,))[0],
         lead=list(_lead(view)),
         warnings=list(run_warnings(view)),
@@ -329,5 +331,5 @@ def _template() -> Template:
     )
     environment.filters |= {"cut": cut, "ends": _ends, "spoken": spoken}
     environment.globals |= {"lines": lines, "moved": _moved, "LESSONS": LESSONS, "CHAPTERS": CHAPTERS}
-    environment.globals |= {"LINE": LINE, "SETTINGS": SETTINGS}
+    environment.globals |= {"without_answer": without_answer, "LINE": LINE, "SETTINGS": SETTINGS}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))

@@ -24,6 +24,7 @@ from ..evals.steps import check_steps
 from ..policies.records import Case
 from ..policies.rounds import RoundReport, Sheet
 from .asks import Entry, read_asks
+from .bill import Bill, bills, price_of, total
 from .documents import Documents, JournalError, run_record
 from .journal import Status, read_status
 
@@ -163,6 +164,8 @@ class RoundLine:
     smallest_drop: float | None
     proof: str
     stage: int
+    bill: Bill
+    """What the teacher was asked, and what it costs; `teacher_calls`, `teacher_tokens` and `reused` are of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +222,10 @@ class RunView:
     finals: Mapping[int, Mapping[str, Mapping[str, float]]]
     """Every sitting of exam, probe and retention: accuracy, low, high, n, right, truncated, unparsed."""
     method: str
+    teacher: str
+    """Its engine."""
+    bill: Bill
+    """Of all rounds, one that is still open included."""
     policy: str = ""
     """Teaches in the place of the method's own; empty: none."""
     scores: Mapping[int, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
@@ -239,18 +246,21 @@ def read_run(root: Path | str) -> RunView:
     before = run.finals.get(0, {})
     after = run.finals.get(last, {}) if last or status == "finished" else {}
     exam = change(before.get("exam"), after.get("exam"))
+    told = list(bills(run.root, run.record["run"], len(run.reports), price_of(run.record["config"])))
     return RunView(
         run=printed(root),
         status=status,
         why=why,
         exam=Change(before=exam.before, after=exam.after, n=exam.n),
-        rounds=[_round(report, run.seconds(report.number)) for report in run.reports],
+        rounds=[_round(r, run.seconds(r.number), told[r.number - 1] if r.number else Bill()) for r in run.reports],
         probe=change(before["probe"], after.get("probe")) if "probe" in before else None,
         retention=change(before["retention"], after.get("retention")) if "retention" in before else None,
         masked=_masked(run),
         transitions=_transitions(before["exam"], after["exam"]) if "exam" in after and last else None,
         finals={n: {name: _sat(sheet) for name, sheet in sheets.items()} for n, sheets in run.finals.items()},
         method=str(run.record["config"]["method"]),
+        teacher=str(run.record["config"]["teacher"]["engine"]),
+        bill=total(told),
         policy=str(run.record["config"]["teacher"]["policy"]),
         parent=printed(fork["parent"]) if fork else "",
         shared=fork["round"] if fork else 0,
@@ -258,7 +268,7 @@ def read_run(root: Path | str) -> RunView:
     )
 
 
-def _round(report: RoundReport, seconds: float) -> RoundLine:
+def _round(report: RoundReport, seconds: float, bill: Bill) -> RoundLine:
     tables, quiz, changed = report.tables, report.quiz, report.transitions
     return RoundLine(
         round=report.number,
@@ -289,6 +299,7 @@ def _round(report: RoundReport, seconds: float) -> RoundLine:
         smallest_drop=report.smallest_drop,
         proof=report.proof.status if report.proof else "",
         stage=report.stage,
+        bill=bill,
     )
 
 

@@ -10,6 +10,7 @@ from textwrap import wrap
 from typing import Any
 
 from ..evals.terminal import safe
+from .bill import bill_rows
 from .history import Chapter, History, Told
 from .listing import RunLine, spoken
 from .picking import Listing
@@ -58,6 +59,7 @@ def run_lines(view: RunView) -> Iterator[str]:
     yield from _rounds(view.rounds)
     yield "95 %: Wilson interval; unread: cut off or not to be parsed; fixed, regressed: of the quiz, in this round"
     yield ""
+    yield from _bill(view)
     yield from _exams(view)
     if view.masked is not None and len(view.rounds) > 2:  # what was masked can show from the second time on
         yield from _masked(view.masked)
@@ -78,6 +80,19 @@ def _rounds(rounds: Sequence[RoundLine]) -> list[str]:
         did += [f"{trained}", f"{r.teacher_calls}", f"{r.teacher_tokens:,}", f"{r.seconds:.1f}"]
         table.append([*cells, *(did if r.round else [""] * len(did))])
     return columns(table, right=range(len(table[0])))
+
+
+def _bill(view: RunView) -> Iterator[str]:
+    """What a teacher has cost that costs."""
+    if view.teacher != "chat" and view.bill.dollars is None:
+        return
+    told = [(f"round {r.round}", r.bill) for r in view.rounds if r.round]
+    done = sum(r.bill.calls for r in view.rounds)
+    more = "" if done == view.bill.calls else f", {view.bill.calls - done} asks of an open round too"
+    yield from columns(bill_rows([*told, (f"all{more}", view.bill)]), right=(1, 2, 3, 4, 6))
+    if view.bill.unmetered:
+        yield f"of {view.bill.unmetered} answers the provider did not say the tokens: they are in no sum"
+    yield ""
 
 
 def _exams(view: RunView) -> Iterator[str]:

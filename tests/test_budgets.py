@@ -10,6 +10,9 @@ import pytest
 from tutorloop.agents.purse import BudgetSpent, Purse
 from tutorloop.loops.config import ConfigError
 from tutorloop.loops.launch import launch, prepare
+from tutorloop.loops.report import report_page
+from tutorloop.loops.show import read_run
+from tutorloop.loops.words import run_lines
 from tutorloop.policies.records import Cost, Price
 from tutorloop.policies.room import Ledger
 from tutorloop.policies.rounds import Budget, Report
@@ -199,3 +202,65 @@ def test_budgets_may_grow_and_not_shrink_and_the_price_may_change(provider: Prov
 def test_a_price_or_a_budget_that_is_told_wrong_is_refused(changes: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         prepare({"placement": "local", **changes})
+
+
+# ---- what it cost
+
+
+def test_a_run_tells_its_cost_by_round_and_in_all_and_another_price_asks_nothing_again(
+    tmp_path: Path, provider: Provider, start: Start
+) -> None:
+    provider.behave(faults={"500": 0.1, "dropped": 0.1})
+    start(rounds=2)
+    seen, entries = provider.told(), small.paid(tmp_path / "run")
+    before = read_run(tmp_path / "run")
+    assert before.bill.dollars is None and before.bill.cost == "unknown"
+    assert "unknown" in "\n".join(run_lines(before))
+    start(rounds=2, teacher__price={"input": 100.0, "output": 500.0})
+    view = read_run(tmp_path / "run")
+    assert provider.told() == seen, "nobody was called for the other price"
+    for number in (1, 2):
+        mine = [e for e in entries if e.step == f"{number}/teach"]
+        good, bill = [e for e in mine if not e.fault], view.rounds[number].bill
+        sums = sum(e.tokens_in for e in mine), sum(e.tokens_out for e in mine)
+        assert (bill.calls, bill.tokens_in, bill.tokens_out) == (len(good), *sums)
+        assert bill.dollars == pytest.approx((100 * sums[0] + 500 * sums[1]) / 1e6)
+        assert Counter(bill.failed) == Counter(e.fault for e in mine if e.fault)
+        assert bill.reused == view.rounds[number].reused == 60 - len(good)
+    first, second = (view.rounds[n].bill for n in (1, 2))
+    assert second.reused > 0 and {*first.failed} == {"server error", "dropped"}
+    assert view.bill.dollars == pytest.approx((first.dollars or 0) + (second.dollars or 0))
+    text, page = "\n".join(run_lines(view)), report_page(tmp_path / "run")
+    for told in (first.cost, second.cost, view.bill.cost):
+        assert told in text and told in page and told.startswith("$")
+    assert f"{first.failed['dropped']} dropped, {first.failed['server error']} server error" in text
+
+
+def test_tokens_that_the_provider_does_not_tell_make_the_cost_at_least_so_much(
+    tmp_path: Path, provider: Provider, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.behave(metered=False)
+    start(teacher__price={"input": 1, "output": 1}, budget__teacher_dollars=1.0)
+    view = read_run(tmp_path / "run")
+    assert (view.bill.unmetered, view.bill.cost) == (60, "at least $0.00")
+    assert "of 60 answers the provider did not say the tokens" in "\n".join(run_lines(view))
+    assert "none are counted, and a budget of tokens or dollars does not see them" in caplog.text
+
+
+def test_what_a_stopped_run_has_spent_in_its_open_round_is_told(
+    tmp_path: Path, provider: Provider, start: Start
+) -> None:
+    start(budget__teacher_calls=25)
+    view = read_run(tmp_path / "run")
+    assert [r.round for r in view.rounds] == [0] and view.bill.calls == 25
+    assert "all, 25 asks of an open round too" in "\n".join(run_lines(view))
+
+
+def test_a_local_teacher_without_a_price_has_no_table_of_costs(tmp_path: Path) -> None:
+    launch(small.experiment(tmp_path, rounds=1), tmp_path / "run")
+    view = read_run(tmp_path / "run")
+    assert view.bill.calls == view.rounds[1].teacher_calls > 0 and view.bill.dollars is None
+    assert "without an answer" not in "\n".join(run_lines(view)) + report_page(tmp_path / "run")
+    priced = {"teacher__price": {"input": 0, "output": 0}}
+    launch(small.experiment(tmp_path, rounds=1, **priced), tmp_path / "run")
+    assert "$0.00" in "\n".join(run_lines(read_run(tmp_path / "run"))), "known to be nothing"
