@@ -40,11 +40,14 @@ from tutorloop.evals.records import user
 from tutorloop.loops.asks import Entry, read_asks
 from tutorloop.loops.documents import run_record
 from tutorloop.loops.journal import Tick
+from tutorloop.loops.plan import plan
+from tutorloop.loops.show import read_run
 from tutorloop.tests.policies_for_tests import once, small
 from tutorloop.tests.provider import Delivered, Provider, running
 
 FAULTS = {"429": 0.05, "500": 0.02, "malformed": 0.01, "slow": 0.01, "dropped": 0.01}
 WANTED = 0.9
+SEEDS = 5
 """Of what the latency allows."""
 ANEW = """
 async def policy(case, room):
@@ -236,6 +239,30 @@ def again(folder: Path, provider: Provider, told: Setting) -> str:
     )
 
 
+def foreseen(folder: Path, provider: Provider) -> str:
+    """What a probe of twenty cases foresees of a round of the default method, beside what the round then takes."""
+    provider.behave()
+    of = {"tokens": list[float](), "cost": list[float]()}
+    for seed in range(SEEDS):
+        usual = {"method": "tailored", "rounds": 1, "seed": seed, "course__practice": 300, "teacher__engine": "chat"}
+        usual |= {
+            "teacher__url": provider.url,
+            "teacher__model": "m-1",
+            "teacher__price": {"input": 0.25, "output": 2.0},
+        }
+        (folder / "probed.yaml").write_text(yaml.safe_dump(small.experiment(folder, **usual)))
+        probe = plan(folder / "probed.yaml", probe=20, tell=lambda line: None).probe
+        tutorloop.launch(folder / "probed.yaml", run_dir=folder / f"probed-{seed}")
+        bill = read_run(folder / f"probed-{seed}").bill
+        assert probe is not None and probe.about.dollars and bill.dollars
+        of["tokens"].append(probe.about.tokens / (bill.tokens_in + bill.tokens_out))
+        of["cost"].append(probe.about.dollars / bill.dollars)
+    told = "; ".join(f"of the {what} {', '.join(f'{x:.0%}' for x in sorted(found))}" for what, found in of.items())
+    return (
+        f"`plan --probe 20` has foreseen, for one round of `tailored` on 300 problems, seeds 0 to {SEEDS - 1}: {told}."
+    )
+
+
 def lines(told: Setting, found: Mapping[str, Sequence[Asked]], more: Sequence[str]) -> Iterator[str]:
     yield (
         f"{told.n:,} calls of {told.latency:g} s, {told.flying} in flight: the latency alone allows {told.limit:,.0f} "
@@ -319,7 +346,7 @@ def main() -> None:
             if not faults:
                 found[title].append(bare(prompts, provider, told))
         with desk() as folder:
-            more = [killed(folder, provider, told), again(folder, provider, told)]
+            more = [killed(folder, provider, told), again(folder, provider, told), foreseen(folder, provider)]
     text = "\n".join(["# Asking a provider", "", where, "", *lines(told, found, more)])
     print(text)
     if chosen.out:

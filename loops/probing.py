@@ -366,7 +366,8 @@ def _how(ready: Prepared, found: Measured, share: float, lasting: float, per: Ou
         f"{share:.0%} of {len(found.answered)} practice problems{whole} were wrong"
         + ("" if whole else f" (95 %: {low:.0%} to {high:.0%} of the round's {found.asked})")
     )
-    yield f"a wrong case takes {per.calls:.1f} calls, {per.tokens_in:.0f} in and {per.tokens_out:.0f} out, if taught"
+    tokens = f"{per.tokens_in:.0f} tokens in and {per.tokens_out:.0f} out"
+    yield f"a wrong case that is taught takes {per.calls:.1f} calls, {tokens}"
     if sum(m.rounds.times for m in ready.stages) > 1:
         yield f"of the errors {lasting:.0%} outlive a round (assumed: no probe can know), at most all of them"
     yield "seconds are of asking student and teacher, without training"

@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import tutorloop
 from tutorloop.tests.policies_for_tests import small
+from tutorloop.tests.provider import running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -99,6 +101,28 @@ def test_the_python_of_the_readme_runs_as_printed(desk: Path) -> None:
     (exam,) = re.findall(r"^(?:0\.\d+|1\.0)$", done.stdout, re.MULTILINE)
     assert float(exam) > 0.9
     assert "student-r0001" in done.stdout.splitlines()[-1]
+
+
+def _without_figures(text: str) -> str:
+    return re.sub(r"[\d.,]*\d", "#", text)
+
+
+def test_the_price_the_budget_and_the_commands_of_the_page_on_teachers_do_as_it_says(tmp_path: Path) -> None:
+    """Against a provider on this machine, which bills nobody."""
+    page = (ROOT / "docs" / "teachers.md").read_text(encoding="utf-8")
+    page = page[page.index("## What it costs") : page.index("## What is not covered")]
+    (told,) = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    first, *others = (line.split(maxsplit=1)[1] for line in re.findall(r"^    (tutorloop .*)$", page, re.MULTILINE))
+    with running() as provider:
+        teacher = {"engine": "chat", "url": provider.url, "model": "m-1", **told["teacher"]}
+        mine = small.experiment(tmp_path, teacher=teacher, budget=told["budget"])
+        (tmp_path / "my.yaml").write_text(yaml.safe_dump(mine))
+        (shown,) = re.findall(r"```\n(probe  .*?)```", page, re.DOTALL)
+        printed = _without_figures(types(first, tmp_path))
+        assert _without_figures(shown) in printed
+        for command in others:
+            assert re.search(r"^all .* \$0\.\d{4}$", types(command, tmp_path), re.MULTILINE)
+        assert {*provider.told().answered.values()} <= {1, 2}, "by the probe, and by the run"
 
 
 @pytest.mark.parametrize("module", MODULES)
