@@ -28,10 +28,11 @@ from ..policies.triage import Balanced
 from .bill import money, without_answer
 from .courses import read_course
 from .fitting import doubts, spendable
+from .foreseeing import Foreseen, Probe
 from .knobs import Setting, settings_of, unsaid
 from .launch import Prepared, prepare, role_specs
-from .probing import Foreseen, Probe, wanted
 from .probing import probe as probed
+from .probing import wanted
 from .progress import spent
 from .words import columns
 
@@ -377,6 +378,9 @@ def _probe_lines(probe: Probe, priced: bool) -> Iterator[str]:
         f"probe     {probe.calls} calls of the teacher were made{failed}, {probe.tokens_in + probe.tokens_out:,} tokens"
         f"{cost}: {probe.cases} cases taught{seen}; a run does not use them again"
     )
+    if probe.failed:
+        why = ", ".join(f"{n} x {safe(error)}" for error, n in probe.failed.items())
+        yield f"          {sum(probe.failed.values())} failed: {why}"
     yield f"          round 1 {words(probe.first)}; {spent(probe.first.seconds)}"
     yield f"          all     {words(probe.about)}; {spent(probe.about.seconds)}"
     if probe.most.calls > probe.about.calls:

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from tutorloop.loops.cli import app
 from tutorloop.loops.config import ConfigError
+from tutorloop.loops.foreseeing import Probe
 from tutorloop.loops.launch import launch
 from tutorloop.loops.plan import plan
-from tutorloop.loops.probing import Probe
 from tutorloop.policies.rounds import Report
 from tutorloop.tests.policies_for_tests import once, small
 from tutorloop.tests.provider import Provider, running
@@ -87,6 +87,14 @@ def test_what_a_probe_foresees_is_its_own_sums_times_the_wrong_cases(
     assert (found.about.calls, found.about.tokens_in, found.about.tokens_out) == expected
     assert found.faults["server error"] == found.calls - 40 > 0, "a call without an answer is a call"
     assert found.dollars == pytest.approx((found.tokens_in * 0.25 + found.tokens_out * 2) / 1e6)
+
+
+def test_cases_that_fail_are_told_with_why(tmp_path: Path, provider: Provider) -> None:
+    provider.behave(faults={"refused": 1.0})
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(experiment(tmp_path, provider)))
+    shown = CliRunner().invoke(app, ["plan", str(file), "--probe", "20"])
+    assert "20 failed: 20 x refused" in shown.stdout
 
 
 def test_later_rounds_are_assumed_as_plan_assumes_them_and_this_is_told(tmp_path: Path, provider: Provider) -> None:
