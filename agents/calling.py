@@ -148,7 +148,7 @@ class Calls:
                 await self._entries(_Entry(ledger, step, ask, came))
             finally:
                 if purse:
-                    purse.give_back(*held)
+                    purse.give_back(1, *held)
                 self.limiter.leave(tokens, came)
             if isinstance(came, Reply):
                 self._look(came, purse)

@@ -17,7 +17,7 @@ the tokens that the provider told of, often none; calls of which no provider tel
 """
 
 from collections.abc import Iterator
-from threading import Lock
+from threading import Condition
 from typing import NamedTuple
 
 from ..policies.records import Cost
@@ -50,7 +50,7 @@ class Purse:
         self._flying = 0
         self._held = (0, 0)
         """Tokens in and out."""
-        self._turn = Lock()
+        self._turn = Condition()
 
     @property
     def by_tokens(self) -> bool:
@@ -75,22 +75,29 @@ class Purse:
             self._flying, self._held = self._flying + 1, held
             return True
 
-    def give_back(self, tokens_in: int, tokens_out: int) -> None:
-        """A call that was let go has ended, and what it took is on record."""
+    def give_back(self, calls: int = 1, tokens_in: int = 0, tokens_out: int = 0) -> None:
+        """Calls that were let go have ended, and what they took is on record."""
         with self._turn:
-            self._flying -= 1
+            self._flying -= calls
             self._held = self._held[0] - tokens_in, self._held[1] - tokens_out
+            self._turn.notify_all()
 
     def fit(self, n: int) -> int:
-        """How many asks of a wave of `n` may be made.
+        """How many asks of a wave of `n` may be made; they hold their places until `give_back`. Waits for other waves.
 
         Raises:
             BudgetSpent: none.
         """
-        for account in self._accounts(0, 0, 0):
-            self._look(account)
-        calls = self.budget.teacher_calls
-        return n if calls is None else min(n, calls - self._made(self.ledger.spent()))
+        with self._turn:
+            while True:
+                for account in self._accounts(0, 0, 0):
+                    self._look(account)
+                calls = self.budget.teacher_calls
+                may = n if calls is None else min(n, calls - self._made(self.ledger.spent()) - self._flying)
+                if may > 0:
+                    self._flying += may
+                    return may
+                self._turn.wait()
 
     def _look(self, account: _Account) -> None:
         if account.spent >= account.limit:

@@ -57,15 +57,15 @@ class RoundRoom:
     """Problems whose gold a slot has read: a policy may remember it from one item to the next."""
     train: Callable[..., State] | None = None
     """The update slot's training, as a durable step."""
+    purse: Purse = field(init=False)
+    """What may be spent on the teacher: one for all that are asked at the same time, in copies of this room too."""
+
+    def __post_init__(self) -> None:
+        self.purse = Purse(self.budget, self.ledger)
 
     @property
     def practice(self) -> Sequence[Problem]:
         return self.course.practice.problems
-
-    @cached_property
-    def purse(self) -> Purse:
-        """What may be spent on the teacher."""
-        return Purse(self.budget, self.ledger)
 
     @cached_property
     def problems(self) -> Mapping[str, Problem]:
@@ -124,7 +124,14 @@ class RoundRoom:
         return out
 
     def _generate(self, step: str, asks: Mapping[str, Ask]) -> dict[str, Reply]:
-        asks, left = self._affordable(asks)
+        now, later = self._affordable(asks)
+        try:
+            replies = self._generated(step, now)
+        finally:
+            self.purse.give_back(sum(ask.member == "teacher" for ask in now.values()))
+        return replies | self._generate(step, later) if later else replies
+
+    def _generated(self, step: str, asks: Mapping[str, Ask]) -> dict[str, Reply]:
         journalled = {k: Asked(a.member, a.item, to_json(a.request).decode()) for k, a in asks.items() if a.key}
         if journalled:
             self.ledger.asking(step, journalled)
@@ -136,20 +143,17 @@ class RoundRoom:
             replies |= dict(zip(batch, answers, strict=True))
         if journalled:
             self.ledger.answered(step, {k: (to_json(replies[k]).decode(), cost_of(replies[k])) for k in journalled})
-        if left:
-            self.purse.fit(left)
-            raise AssertionError("the calls that were left are made")
         return replies
 
-    def _affordable(self, asks: Mapping[str, Ask]) -> tuple[Mapping[str, Ask], int]:
-        """Those of a wave that the budget has room for, and how many it has none for.
+    def _affordable(self, asks: Mapping[str, Ask]) -> tuple[Mapping[str, Ask], Mapping[str, Ask]]:
+        """Those of a wave that the budget has room for, and those that it has none for.
 
         Raises:
             BudgetSpent: it has room for none.
         """
         dear = [key for key, ask in asks.items() if ask.member == "teacher"]
         left = set(dear[self.purse.fit(len(dear)) :]) if dear else set()
-        return {key: ask for key, ask in asks.items() if key not in left}, len(left)
+        return {k: a for k, a in asks.items() if k not in left}, {k: a for k, a in asks.items() if k in left}
 
 
 @dataclass

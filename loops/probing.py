@@ -74,6 +74,7 @@ def probe(ready: Prepared, n: int, lasting: float, answers: int) -> Probe:
             try:
                 course = _course(ready, book)
                 with cast_of(company, book.root, book, config.policy_seconds) as cast:
+                    cast.apart = False  # begun early, `verify` would be asked about all that the student answered
                     reports = [book.step("0", cast.begin, course)]
                     plan = next_round(ready.stages, reports, seed=config.seed)
                     if plan is None:

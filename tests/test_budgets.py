@@ -82,10 +82,10 @@ def test_as_many_calls_are_in_flight_as_the_budget_has_left_and_failed_ones_are_
     spent.cost, spent.failed = Cost(calls=2), Counter({"timeout": 1})
     assert [purse_.take(10, 10) for _ in range(3)] == [True, True, False]
     spent.failed["dropped"] += 1
-    purse_.give_back(10, 10)
+    purse_.give_back(1, 10, 10)
     assert not purse_.take(10, 10), "4 were made, and one is in flight"
     spent.cost = Cost(calls=3)
-    purse_.give_back(10, 10)
+    purse_.give_back(1, 10, 10)
     with pytest.raises(BudgetSpent, match=r"the budget of 5 teacher calls is spent \(5\); .*budget.teacher_calls=MORE"):
         purse_.take(10, 10)
 
@@ -95,7 +95,7 @@ def test_what_is_in_flight_holds_what_it_may_take() -> None:
     assert [purse_.take(10, 20), purse_.take(10, 20), purse_.take(10, 20)] == [True, True, True]
     assert not purse_.take(10, 20), "90 are held, and 30 more are too many"
     spent.cost = Cost(calls=1, tokens_in=10, tokens_out=10)
-    purse_.give_back(10, 20)
+    purse_.give_back(1, 10, 20)
     assert not purse_.take(10, 20), "20 are spent and 60 are held"
     assert purse_.take(10, 10)
 
@@ -105,7 +105,7 @@ def test_when_nothing_is_in_flight_one_call_may_go_as_long_as_anything_is_left()
     spent.cost = Cost(calls=3, tokens_in=90, tokens_out=9)
     assert purse_.take(500, 500) and not purse_.take(0, 1)
     spent.cost = Cost(calls=3, tokens_in=90, tokens_out=10)
-    purse_.give_back(500, 500)
+    purse_.give_back(1, 500, 500)
     with pytest.raises(BudgetSpent, match=r"budget of 100 teacher tokens is spent \(100\)"):
         purse_.take(0, 1)
 
@@ -125,8 +125,9 @@ def test_dollars_are_tokens_at_their_price_in_and_out() -> None:
 def test_of_a_wave_as_many_asks_go_out_as_calls_are_left() -> None:
     purse_, spent = purse(teacher_calls=5)
     spent.cost = Cost(calls=2)
-    assert (purse_.fit(2), purse_.fit(64)) == (2, 3)
+    assert (purse_.fit(1), purse_.fit(64)) == (1, 2), "two waves at the same time"
     spent.cost = Cost(calls=5)
+    purse_.give_back(3)
     with pytest.raises(BudgetSpent):
         purse_.fit(1)
     assert purse()[0].fit(64) == 64
@@ -149,6 +150,23 @@ def test_a_budget_of_calls_is_never_overrun_whatever_is_in_flight(
     seen = provider.told()
     assert {*seen.answered.values()} == {1} and len(seen.answered) == 60
     assert len(small.paid(tmp_path / "run")) == seen.calls
+
+
+def test_what_is_begun_early_is_paid_from_the_same_purse(tmp_path: Path, provider: Provider, start: Start) -> None:
+    """Sixty cases are verified, and taught as soon as they are."""
+    provider.behave(latency=0.02)
+    text = """
+from dataclasses import replace
+from tutorloop.tests.policies_for_tests import once
+
+async def looked(case, room):
+    await room.teacher.aask(f"What is wrong?\\n{case.question}\\n{case.work}")
+
+METHOD = replace(once.METHOD, verify=looked)
+"""
+    for _ in range(3):
+        start(method=small.policy(tmp_path / "m", text, "METHOD"), budget__teacher_calls=90)
+    assert provider.told().calls == 90 == len(small.paid(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("unit", ["tokens", "dollars"])
