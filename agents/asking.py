@@ -63,7 +63,7 @@ class ItemModel:
     async def afill(self, prompt: str | Messages, schema: type[T], *, sample: int | None = None) -> T:
         of = adapter(cast(Any, schema))
         request = self._request(_messages(prompt), schema=schema.__name__, sample=sample)
-        if not self._called:
+        if not self._told_forms:
             filled: T = of.validate_json((await self._answer(request)).text)
             return filled
         request = replace(request, json_schema=to_json(of.json_schema()).decode())
@@ -79,9 +79,9 @@ class ItemModel:
         raise AssertionError("the last try returns")
 
     @property
-    def _called(self) -> bool:
-        """Whether it is asked through an API."""
-        return self.room.round.cast.seats[self.member].spec.calls
+    def _told_forms(self) -> bool:
+        """Whether it is told a record's JSON schema, and keeps to it by its own means."""
+        return self.room.round.cast.seats[self.member].spec.engine in TELL_FORMS
 
     def _repair(self, request: Request, text: str, wrong: str) -> Request:
         """Once more, with what was wrong."""
@@ -159,6 +159,8 @@ class ItemModel:
         return hashlib.sha256(to_json(parts)).hexdigest()[:32]
 
 
+TELL_FORMS = ("chat", "vllm")
+"""Engines that are."""
 REPAIRS = 2
 """Asks for a record that is put right, where a model had the form told and did not keep to it."""
 REPAIR = """This is no JSON of the form that was asked for:

@@ -126,7 +126,10 @@ class VllmServer(ModelServer):
 
     def _sampling(self, request: Request, settings: Mapping[str, float], limit: int) -> Any:
         only_theirs(settings)
-        return import_module("vllm").SamplingParams(
+        sampling: Any = import_module("vllm.sampling_params")
+        form = sampling.StructuredOutputsParams(json=request.json_schema) if request.json_schema else None
+        return sampling.SamplingParams(
+            structured_outputs=form,
             max_tokens=limit,
             min_tokens=min(int(settings.get("min_new_tokens", 0)), limit),
             temperature=settings["temperature"],

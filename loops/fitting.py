@@ -10,6 +10,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+from ..agents.asking import TELL_FORMS
 from ..agents.completions import key_of
 from ..agents.decoding import decoder, idle, said, scripted
 from ..agents.ignored import ignored
@@ -228,11 +229,11 @@ def check_needs(config: Experiment, stages: Stages, data: Data, before: int = 0)
                 "engine. Do without them, or use another method, policy or triage (`tutorloop methods`)."
             )
         if need == "schema":
-            if config.teacher.engine not in ("scripted", "chat"):
+            if config.teacher.engine not in ("scripted", *TELL_FORMS):
                 raise ConfigError(
                     f"{who} needs a teacher that fills records (`schema`), and the engine {config.teacher.engine!r} "
-                    "cannot. Use `teacher.engine: scripted` or `chat`, or another method or policy (`tutorloop "
-                    "methods`)."
+                    "cannot. Use `teacher.engine: scripted`, `chat` or `vllm`, or another method or policy "
+                    "(`tutorloop methods`)."
                 )
         elif need == "gold":
             if not any(gold and gold.solution for _, gold in data.splits["practice"]):

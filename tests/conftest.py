@@ -56,7 +56,7 @@ def no_power_cuts() -> Iterator[None]:
 def make_model() -> Callable[..., Path]:
     """`make_model(folder)`: write a random Llama of 25,000 parameters and its tokenizer."""
 
-    def make(folder: Path, template: str = TEMPLATE, seed: int = 0) -> Path:
+    def make(folder: Path, template: str = TEMPLATE, seed: int = 0, letters: str = LETTERS) -> Path:
         import torch
         from tokenizers import Regex, Tokenizer
         from tokenizers.decoders import Fuse
@@ -64,7 +64,7 @@ def make_model() -> Callable[..., Path]:
         from tokenizers.pre_tokenizers import Split
         from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-        words = {word: i for i, word in enumerate(["<pad>", "<e>", "<u>", "<a>", *LETTERS])}
+        words = {word: i for i, word in enumerate(["<pad>", "<e>", "<u>", "<a>", *letters])}
         raw: Any = Tokenizer(WordLevel(words, unk_token="?"))
         raw.pre_tokenizer = Split(Regex("<pad>|<e>|<u>|<a>|[\\s\\S]"), "isolated")
         raw.decoder = Fuse()

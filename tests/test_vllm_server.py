@@ -9,14 +9,15 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from shutil import copytree, rmtree
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 
 from tutorloop.agents.build import build
@@ -360,6 +361,34 @@ def test_an_engine_ends_with_the_driver_that_is_killed(tiny: Path, tmp_path: Pat
     assert done.returncode == -signal.SIGKILL
     pids = [int(pid) for pid in done.stdout.split()]
     assert pids and gone(pids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """A record whose every field is one of a few."""
+
+    first: Literal["yes", "no"]
+    second: Literal[7, 12]
+
+
+def test_a_record_is_filled_in_the_form_of_its_json_schema_by_whatever_model_there_is(
+    make_model: Callable[..., Path], spec: Specs, tmp_path: Path
+) -> None:
+    """Random weights say nothing of the kind by themselves, and beside it are asked in one batch as ever."""
+    letters = "".join(map(chr, range(32, 127))) + "\n"
+    model = make_model(tmp_path / "json", letters=letters)
+    server = build(spec("teacher", engine="vllm", model=str(model), max_tokens=80))
+    base = server.hello().base
+    server.prove(Evidence(state=base, canaries=(), before=(), after=(), noise=1e-4))
+    plain = Request(messages=user("1+1"))
+    form = TypeAdapter(Told)
+    told = replace(plain, schema="Told", json_schema=json.dumps(form.json_schema()))
+    (alone,) = server.generate(base, [plain])
+    beside, filled = server.generate(base, [plain, told])
+    assert beside.text == alone.text and filled.finish == "stop"
+    assert form.validate_json(filled.text).first in ("yes", "no")
+    with pytest.raises(ValidationError):
+        form.validate_json(alone.text)
 
 
 def test_an_engine_that_nobody_has_any_more_gives_its_memory_back(spec: Specs) -> None:
