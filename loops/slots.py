@@ -279,7 +279,10 @@ class Slots:
             for member, state in self.plan.serving.items():
                 self.room.cast.lanes(member, state)  # here, where nobody else starts them
             there = self._early(Coming(self.book.begun(key, work.of), parts, len(work.items)), *then)
-        return self.book.shards(key, work.of, parts, self._making(work), work.lanes, there)
+        made = self.book.shards(key, work.of, parts, self._making(work), work.lanes, there)
+        if made.failed > self.failure_share * len(work.items):  # begun early, it did not know how many there would be
+            raise TooManyFailures(_commonest(work.slot, list(made.failures()), len(work.items)))
+        return made
 
     def _early(self, items: Coming[Any], *then: Callable[[Coming[Any]], Work[Any, Any]]) -> Callable[[int], None]:
         """Begin these one after the other; what is returned is to be told of each shard that is there for the first."""

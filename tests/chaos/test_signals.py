@@ -56,7 +56,8 @@ def test_a_role_that_hangs_is_reported_and_replaced_once(role: str, where: str, 
     assert start.said.count(f"{role}/0 did not answer") == start.said.count(f"A new {role}/0 takes its place.") == 1
     assert f"within {DEADLINE} s and was ended" in start.said
     assert ("A signal had stopped it." in start.said) == (how == "stopped")
-    assert ("in sleeps_in_a_call" if how == "asleep" else "in readinto") in start.said, "its own traceback"
+    # One that was stopped goes on when it is let: it may have come further than where it was.
+    assert ("in sleeps_in_a_call" if how == "asleep" else "in _watched") in start.said, "its own traceback"
 
 
 def test_a_second_loss_in_one_call_ends_the_run_and_the_same_command_goes_on(ray: Lab) -> None:
