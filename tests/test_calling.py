@@ -336,6 +336,7 @@ def test_a_run_that_was_killed_half_way_repeats_at_most_the_calls_in_flight(
     assert len(small.paid(tmp_path / "run")) == len(before.deliveries.keys() | after.deliveries.keys()) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_teachers_process_that_dies_takes_its_calls_along_and_they_are_made_again(
     tmp_path: Path, place: Path, provider: Provider, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch

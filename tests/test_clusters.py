@@ -187,6 +187,7 @@ def test_a_role_that_a_cluster_sent_to_a_lost_node_is_sent_once_more(
 # ---- who may join
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_an_open_cluster_is_refused_unless_overridden(place: Path, home: Path, tmp_path: Path) -> None:
     placement.start(1)  # it leaves this process asking for tokens, which that cluster has none of
@@ -216,6 +217,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         yield n
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_role_that_does_not_see_the_run_folder_writes_nothing_and_says_where_it_is(
     three: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -228,6 +230,7 @@ def test_a_role_that_does_not_see_the_run_folder_writes_nothing_and_says_where_i
     assert not (tmp_path / "run/rows").exists() and not (tmp_path / "run/logs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_roles_die_with_a_driver_of_a_cluster_that_is_killed(three: Nodes, tmp_path: Path) -> None:
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, three.address, str(tmp_path)], stdout=-1, text=True)
@@ -256,6 +259,7 @@ def looker() -> Any:
     return Looker
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_roles_land_on_devices_of_their_own_on_both_nodes(three: Nodes, tmp_path: Path) -> None:
     told: list[tuple[Any, int, float]] = [

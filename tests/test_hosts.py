@@ -127,6 +127,7 @@ def test_a_role_in_process_is_built_at_the_first_call_and_anew_after_a_restart(s
     assert host.call("count") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_learner_in_an_actor_trains_the_same_bytes(
     actor: Callable[..., Actor], spec: Spec, lessons: Callable[..., Any], rows: Callable[..., Any], tmp_path: Path
@@ -210,6 +211,7 @@ def test_an_actor_that_crashes_leaves_its_last_words_and_its_traceback(actor: Ca
     assert " in crash" in said
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_an_actor_that_hangs_is_ended_at_the_deadline_and_says_where_it_hung(actor: Callable[..., Actor]) -> None:
     host = actor(small(), "learner/0", deadline=12.0)  # which its start has to keep too, on a busy machine
@@ -222,6 +224,7 @@ def test_an_actor_that_hangs_is_ended_at_the_deadline_and_says_where_it_hung(act
     assert host.call("count") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_an_actor_that_is_stopped_by_a_signal_is_ended_too(actor: Callable[..., Actor]) -> None:
     host = actor(small(), deadline=12.0)

@@ -221,6 +221,7 @@ def test_what_a_person_has_set_about_reports_stays_as_it_is(monkeypatch: pytest.
     assert subprocess.check_output(ask, text=True) == "1\n"
 
 
+@pytest.mark.slow
 def test_a_real_round_with_the_network_allowed_tries_no_other_machine(tmp_path: Path) -> None:
     """Neither offline nor in CI, where nothing would be reported; and no proxy, which may be on this machine."""
     told = {

@@ -331,6 +331,7 @@ def test_roles_that_are_killed_are_reported_and_replaced_and_change_nothing(
     assert replaced <= {(role, pid) for role, pid, _ in proven}
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_roles_that_die_while_the_run_begins_are_replaced_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -359,7 +360,7 @@ def test_roles_that_die_while_the_run_begins_are_replaced_too(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_run_that_waits_for_an_actor_is_paused_by_a_signal_and_says_by_which(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

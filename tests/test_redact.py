@@ -190,7 +190,7 @@ def test_a_crash_on_ray_leaves_no_secret_in_any_folder_or_process_and_ray_listen
     assert set(watched["connected"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
-@pytest.mark.parametrize("placement", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("placement", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_a_providers_key_reaches_the_provider_and_nobody_else_however_its_variable_is_named(
     placement: str, place: Path, tmp_path: Path
 ) -> None:

@@ -544,6 +544,7 @@ def test_replicas_in_actors_that_share_a_gpu_change_nothing_either(
     assert len({pid for pids in watched.pids.values() for pid in pids}) == len(names)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_replica_that_is_killed_in_mid_table_is_replaced_and_proves_itself_before_its_first_row(
     home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -567,6 +568,7 @@ def test_a_replica_that_is_killed_in_mid_table_is_replaced_and_proves_itself_bef
     assert all(gone(pid) for pids in watched.pids.values() for pid in pids)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_pause_while_a_replica_is_stuck_leaves_no_process(
     home: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
