@@ -31,7 +31,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic_core import to_json
 
 from ..evals.files import atomic_write
-from ..evals.pools import Course, Sealed
+from ..evals.pools import SHARD, Course, Sealed
 from ..evals.records import Problem, State
 from ..evals.rows import Rows, adapter
 from ..policies.records import Example, Marked
@@ -65,8 +65,6 @@ BATCH = 64
 """Requests in one call to an engine."""
 AHEAD = 2
 """Shards in flight for each replica: one is answered, and one is got ready or waits to be written."""
-SHARD = 64
-"""Items in a shard, or fewer."""
 STRAGGLERS = 6
 """Items in flight for each call that may be: a shard waits for its slowest call, and for the shards before it."""
 

@@ -1,4 +1,5 @@
-"""Roles in Ray actors. But for `ray_learner.py` the only file that imports Ray; the rest of the package cannot tell.
+"""Roles in Ray actors. But for `ray_learner.py`, and `cluster.py` at its door, the only file that imports Ray; the rest
+of the package cannot tell.
 
     driver ── Ray ──┬── student/0    one role, one actor, one process: a `Holder`
                     ├── learner/0

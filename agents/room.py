@@ -120,7 +120,7 @@ class RoundRoom:
             reused += [] if paid else [(ask.key, ask.member, ask.item)]
             out.append((reply, cost_of(reply) if paid else Cost(reused=1)))
         if reused:
-            self.ledger.reused(step, reused)
+            self.ledger.record(step, reused=reused)
         return out
 
     def _generate(self, step: str, asks: Mapping[str, Ask]) -> dict[str, Reply]:
@@ -134,7 +134,7 @@ class RoundRoom:
     def _generated(self, step: str, asks: Mapping[str, Ask]) -> dict[str, Reply]:
         journalled = {k: Asked(a.member, a.item, to_json(a.request).decode()) for k, a in asks.items() if a.key}
         if journalled:
-            self.ledger.asking(step, journalled)
+            self.ledger.record(step, asking=journalled)
         replies: dict[str, Reply] = {}
         for member, state in dict.fromkeys((a.member, a.state.digest) for a in asks.values()):
             batch = {k: a for k, a in asks.items() if (a.member, a.state.digest) == (member, state)}
@@ -142,7 +142,8 @@ class RoundRoom:
             answers = self.cast.generate(member, one.state, [a.request for a in batch.values()])
             replies |= dict(zip(batch, answers, strict=True))
         if journalled:
-            self.ledger.answered(step, {k: (to_json(replies[k]).decode(), cost_of(replies[k])) for k in journalled})
+            told = {k: (to_json(replies[k]).decode(), cost_of(replies[k])) for k in journalled}
+            self.ledger.record(step, replies=told)
         return replies
 
     def _affordable(self, asks: Mapping[str, Ask]) -> tuple[Mapping[str, Ask], Mapping[str, Ask]]:

@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from ..evals.pools import SHARD
 from ..evals.records import State
 from .base import Base
 from .roles import Canary, PublishError, Readings, Request, RoleDied, RoleSpec
@@ -39,8 +40,6 @@ from .weights import ADAPTER_FILE, adapter_modules
 
 CACHE = 256 << 20
 """Bytes for keys and values on a CPU, unless `kv_cache_memory_bytes` says otherwise."""
-SHARD = 64
-"""Rows that are decoded at once: a shard of the cast's, so that the batch is the shard."""
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine is in this process, and ends with it
@@ -274,7 +273,7 @@ def started(base: Base, folder: Path, options: Mapping[str, Any]) -> Any:
         ) from e
     on_cpu = base.device == "cpu"
     plain = {
-        "max_num_seqs": SHARD,
+        "max_num_seqs": SHARD,  # so that the batch is the shard
         "enable_prefix_caching": False,
         "enforce_eager": on_cpu,
         **({"kv_cache_memory_bytes": CACHE} if on_cpu else {"gpu_memory_utilization": 0.9 * min(1.0, base.spec.gpus)}),

@@ -2,10 +2,11 @@
 
 Asks go to an engine in a wave: when every unfinished item waits for one, all pending asks are sent together, in the
 order of the items. So batches do not depend on timing, and there is no call per sample. An ask of a paid API does not
-wait for the wave: it is called at once (`calling.py`), and a wave goes out when nobody waits for a call any more. A
-policy that raises becomes a
-`Failure`; one that hangs is given up likewise, when nothing has moved for `deadline` seconds. What goes wrong with the
-run itself (a dead role, a spent budget) is raised from `run` and never passes through a policy's hands.
+wait for the wave: it is called at once (`calling.py`), and a wave goes out when nobody waits for a call any more.
+
+A policy that raises becomes a `Failure`; one that hangs is given up likewise, when nothing has moved for `deadline`
+seconds. What goes wrong with the run itself (a dead role, a spent budget) is raised from `run` and never passes through
+a policy's hands.
 
 A plain `def` runs in a daemon thread of its own, an `async def` on the loop. Not covered: a thread that hangs is left
 behind until the process ends, as Python cannot end it; and an `async def` that blocks without awaiting stops the loop.

@@ -81,8 +81,8 @@ def ask(journal: Journal, some: Sequence[Case]) -> Spent:
     with timed() as spent:
         for asked, told in waves:
             assert all(journal.recall(key) is None for key in asked)
-            journal.asking("1/verify", asked)
-            journal.answered("1/verify", told)
+            journal.record("1/verify", asking=asked)
+            journal.record("1/verify", replies=told)
             assert all(journal.recall(key) for key in asked)
     return spent
 

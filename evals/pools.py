@@ -113,6 +113,7 @@ class OverlappingPools(ValueError):
 Split = Iterable[tuple[Problem, Gold | None]]
 """A pool before it is written: its problems, each with its gold. Iterated more than once."""
 SHARD = 64
+"""Problems in a part of a pool, and so items in a shard of what is made of them, or fewer."""
 
 
 def disjoint(name: str, splits: Mapping[str, Split]) -> Iterator[tuple[str, list[tuple[Problem, Gold]]]]:

@@ -14,17 +14,17 @@ from itertools import repeat
 from operator import attrgetter
 from pathlib import Path
 from threading import RLock
-from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
+from ..agents.lanes import Left
 from ..evals.files import ALIEN, REMEDY, DamagedFile, Lines, atomic
 from ..evals.lookup import scratch
 from ..evals.redact import redacted
 from ..policies.records import Cost
-from ..policies.room import Asked, Recalled, Tried
+from ..policies.room import NOTHING, Asked, Recalled, Tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,7 @@ class Asks:
         self._answers: Counter[str] = Counter()
         self._faults: Counter[tuple[str, str, str]] = Counter()
         self._turn = RLock()  # calls of an API write from a thread of their own
+        self._closed = False
         self._db = scratch(
             "paid (key text primary key, step text, item text, reply text)",
             "reused (step text, key text, item text, primary key (step, key, item))",
@@ -83,30 +84,32 @@ class Asks:
             for entry in read_asks(path, run):
                 self._learn(entry)
 
+    def close(self) -> None:
+        """Nothing is written any more, whoever is still at work in a thread: the folder may be another process's."""
+        with self._turn:
+            self._closed = True
+
     def recall(self, key: str) -> Recalled | None:
         with self._turn:
             found = self._db.execute("select reply, step, item from paid where key = ?", (key,)).fetchone()
         return found and Recalled(reply=found[0], step=found[1], item=found[2])
 
-    def asking(self, step: str, asks: Mapping[str, Asked]) -> None:
-        self.record(step, asking=asks)
-
-    def answered(self, step: str, replies: Mapping[str, tuple[str, Cost]]) -> None:
-        self.record(step, replies=replies)
-
-    def reused(self, step: str, asks: Sequence[tuple[str, str, str]]) -> None:
-        self.record(step, reused=asks)
-
     def record(
         self,
         step: str,
         *,
-        asking: Mapping[str, Asked] = MappingProxyType({}),
+        asking: Mapping[str, Asked] = NOTHING,
         tried: Sequence[tuple[str, Tried]] = (),
-        replies: Mapping[str, tuple[str, Cost]] = MappingProxyType({}),
+        replies: Mapping[str, tuple[str, Cost]] = NOTHING,
         reused: Sequence[tuple[str, str, str]] = (),
     ) -> None:
+        """
+        Raises:
+            Left: the folder was let go.
+        """
         with self._turn:
+            if self._closed:
+                raise Left
             # Who uses an answer again costs nothing: it may be known before it is on disk.
             lines: list[Sequence[object]] = [
                 ["reuse", step, *ask] for ask in dict.fromkeys(reused) if self._learn(_reuse(step, *ask))

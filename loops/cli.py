@@ -349,7 +349,8 @@ def doctor(
     from .doctor import doctor_lines, examine
     from .launch import prepare, role_specs
 
-    specs = [*role_specs(prepare(experiment), folder).values()] if experiment else []
+    with told():
+        specs = [*role_specs(prepare(experiment), folder).values()] if experiment else []
     found = examine(folder, cluster, specs)
     _print(found, doctor_lines(found), as_json)
     raise typer.Exit(2 if any(f.status == "fail" for f in found) else 0)

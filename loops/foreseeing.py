@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from ..agents.cast import SHARD
 from ..agents.waves import call
+from ..evals.pools import SHARD
 from ..evals.records import Failure
 from ..evals.rows import Rows
 from ..evals.statistics import Interval, wilson

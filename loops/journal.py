@@ -40,7 +40,7 @@ from ..evals.pools import Course
 from ..evals.records import Failure, Problem, State
 from ..evals.rows import LIST, Rows, Table, adapter, checked_parts, write_rows
 from ..policies.records import Case, Cost, Example, Json, Lesson
-from ..policies.room import Asked, Recalled, Tried
+from ..policies.room import Recalled
 from ..policies.rounds import Proof, RoundReport, Sheet
 from .asks import Asks
 from .documents import OTHER, Documents, run_record
@@ -208,8 +208,7 @@ class Journal:
                     self.vouch(asked)
                 left = {"files": self._left.files, "notes": self._left.notes | self._noted.pop(name, {})}
             except BaseException:
-                self._leave()
-                self._noted.pop(name, None)
+                self._leave()  # now: roles are ended before the folder is let go, and nobody is to ask them meanwhile
                 raise
             finally:
                 self._left = outer
@@ -346,25 +345,8 @@ class Journal:
     def recall(self, key: str) -> Recalled | None:
         return self.asks.recall(key)
 
-    def asking(self, step: str, asks: Mapping[str, Asked]) -> None:
-        self.asks.asking(step, asks)
-
-    def answered(self, step: str, replies: Mapping[str, tuple[str, Cost]]) -> None:
-        self.asks.answered(step, replies)
-
-    def reused(self, step: str, asks: Sequence[tuple[str, str, str]]) -> None:
-        self.asks.reused(step, asks)
-
-    def record(
-        self,
-        step: str,
-        *,
-        asking: Mapping[str, Asked],
-        tried: Sequence[tuple[str, Tried]],
-        replies: Mapping[str, tuple[str, Cost]],
-        reused: Sequence[tuple[str, str, str]],
-    ) -> None:
-        self.asks.record(step, asking=asking, tried=tried, replies=replies, reused=reused)
+    def record(self, step: str, **what: Any) -> None:
+        self.asks.record(step, **what)
 
     def spent(self, step: str = "", member: str = "teacher") -> Cost:
         return self.asks.spent(step, member)
@@ -391,6 +373,8 @@ class Journal:
     def release(self) -> None:
         """Let another process have the folder."""
         self._leave()
+        if "asks" in self.__dict__:
+            self.asks.close()
         if self._lock is not None:
             self._lock.release()
 

@@ -174,8 +174,8 @@ class Slots:
             own = all((problem.digest, a.text) in room.said and not a.context for a in attempts)
             return [replace(case, attempts=attempts, grades=grades, gold_seen=room.gold_seen or not own)]
 
-        learner, nobody = self.plan.learner, self.method.attempt is None
-        lanes = Lanes() if nobody else self.room.cast.lanes(learner, self.plan.serving[learner])
+        learner = self.plan.learner
+        lanes = self.room.cast.lanes(learner, self.plan.serving[learner]) if self.method.attempt else Lanes()
         work = Work(slot="attempt", of=Case, items=problems, one=one, lanes=lanes, room=self.room)
         then = [self._verifying] if self.method.verify else list[Any]()
         return self._each(work, *then, *[] if self.method.triage else [self._teaching])

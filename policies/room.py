@@ -6,7 +6,8 @@ The room that is handed out lives in `agents/room.py`. It never leads to a seale
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ..evals.records import Attempt, Gold, Messages, Problem, State, Verdict
 from .records import Case, Cost, Example, Json, Lesson
@@ -203,6 +204,9 @@ class NoAnswer(ValueError):
         """`rate limited`, `timeout`, `refused` ...: docs/teachers.md."""
 
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
 class Ledger(Protocol):
     """What the room needs of the journal. Calls of an API write to it from a thread of their own."""
 
@@ -210,30 +214,23 @@ class Ledger(Protocol):
         """The recorded reply to the ask with this key, of this step or an earlier one."""
         ...
 
-    def asking(self, step: str, asks: Mapping[str, Asked]) -> None:
-        """Record, durably, that these asks are about to be made, by key."""
-        ...
-
-    def answered(self, step: str, replies: Mapping[str, tuple[str, Cost]]) -> None:
-        """Record, durably, their replies: key -> (reply as JSON, what it cost)."""
-        ...
-
-    def reused(self, step: str, asks: Sequence[tuple[str, str, str]]) -> None:
-        """Record that asks (key, member, item) were answered by what another step or item had asked."""
-        ...
-
     def record(
         self,
         step: str,
         *,
-        asking: Mapping[str, Asked],
-        tried: Sequence[tuple[str, Tried]],
-        replies: Mapping[str, tuple[str, Cost]],
-        reused: Sequence[tuple[str, str, str]],
+        asking: Mapping[str, Asked] = NOTHING,
+        tried: Sequence[tuple[str, Tried]] = (),
+        replies: Mapping[str, tuple[str, Cost]] = NOTHING,
+        reused: Sequence[tuple[str, str, str]] = (),
     ) -> None:
-        """The same three, and calls that came to no answer, by key: all in one durable write.
+        """All in one durable write.
 
-        What is asked again after such a call is on record as asking once more.
+        Args:
+            asking: Asks that are about to be made, by key. What is asked again after a call that came to no answer is
+                on record as asking once more.
+            tried: Calls that came to no answer, by key.
+            replies: By key: the reply as JSON, and what it cost.
+            reused: Asks (key, member, item) that were answered by what another step or item had asked.
         """
         ...
 

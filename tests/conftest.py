@@ -19,6 +19,7 @@ from tutorloop.agents.roles import Canary, Job, RoleSpec, Trained
 from tutorloop.evals.records import user
 from tutorloop.evals.rows import Rows, write_rows
 from tutorloop.policies.records import Example
+from tutorloop.tests.provider import Provider, running
 
 LETTERS = "0123456789+-*=/ \nabcdefghijklmnopqrstuvwxyz?"
 TEMPLATE = (
@@ -50,6 +51,13 @@ def no_power_cuts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("os.fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    """One that answers on this machine, and counts."""
+    with running() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

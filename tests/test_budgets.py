@@ -1,7 +1,7 @@
 """Prices and budgets: what a run costs is reckoned from its record, and it stops before it costs more than it may."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,18 +17,12 @@ from tutorloop.policies.records import Cost, Price
 from tutorloop.policies.room import Ledger
 from tutorloop.policies.rounds import Budget, Report
 from tutorloop.tests.policies_for_tests import once, small
-from tutorloop.tests.provider import Provider, running
+from tutorloop.tests.provider import Provider
 
 ONCE = """
 async def policy(case, room):
     return await room.teacher.aask(f"Correct it.\\n{case.question}\\n{case.work}")
 """
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with running() as found:
-        yield found
 
 
 Start = Callable[..., Report]

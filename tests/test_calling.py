@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast, get_args
@@ -29,7 +28,7 @@ from tutorloop.loops.journal import Journal, read_status
 from tutorloop.loops.launch import launch, prepare
 from tutorloop.loops.trying import TriedRound
 from tutorloop.tests.policies_for_tests import once, small
-from tutorloop.tests.provider import Delivered, Provider, running
+from tutorloop.tests.provider import Delivered, Provider
 
 ONCE = """
 async def policy(case, room):
@@ -37,12 +36,6 @@ async def policy(case, room):
 """
 PLAIN = ONCE.replace("async ", "").replace("await ", "").replace("aask", "ask")
 SOON = 60.0
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with running() as found:
-        yield found
 
 
 @pytest.fixture

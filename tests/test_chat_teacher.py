@@ -1,7 +1,7 @@
 """One call of a provider over real HTTP: what comes back, or why nothing does."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,11 @@ from tutorloop.agents.roles import Evidence, PublishError, Reply, Request, RoleS
 from tutorloop.evals.records import Turn, user
 from tutorloop.evals.rows import adapter
 from tutorloop.policies.teaching import Diagnosis
-from tutorloop.tests.provider import Provider, running
+from tutorloop.tests.provider import Provider
 
 PROMPT = "52-18\n2-8 put 6\n5-1 put 4\n=46"
 RIGHT = "2-8 take 12 put 4\n5-1-1 put 3\n=34"
 SOON = 20.0
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with running() as found:
-        yield found
 
 
 @pytest.fixture(params=["by address", "by LangChain"])

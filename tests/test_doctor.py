@@ -340,6 +340,12 @@ def test_secrets_are_told_by_name(quick: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert "sk-1234-5678" not in done.stdout
 
 
+def test_an_experiment_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["doctor", "--experiment", str(tmp_path / "none.yaml")])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("tutorloop: there is no experiment file") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.ray
 def test_on_this_machine_torch_and_ray_answer_and_leftovers_are_removed(
     place: Path, dead: Path, tmp_path: Path

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from tutorloop.agents.lanes import Left
 from tutorloop.evals.records import Failure, Verdict
 from tutorloop.evals.rows import Rows
 from tutorloop.loops.asks import read_asks
@@ -222,8 +223,8 @@ def told(*keys: str, tokens: int = 10) -> dict[str, tuple[str, Cost]]:
 
 
 def test_an_answered_ask_is_recalled_by_a_later_process(journal: Journal) -> None:
-    journal.asking("1/teach", asked("a", "b"))
-    journal.answered("1/teach", told("a", "b"))
+    journal.record("1/teach", asking=asked("a", "b"))
+    journal.record("1/teach", replies=told("a", "b"))
     later = again(journal)
     found = later.recall("a")
     assert found is not None and (found.reply, found.step, found.item) == ("reply a", "1/teach", "i")
@@ -231,19 +232,19 @@ def test_an_answered_ask_is_recalled_by_a_later_process(journal: Journal) -> Non
 
 
 def test_an_ask_in_flight_at_a_kill_is_asked_again(journal: Journal) -> None:
-    journal.asking("1/teach", asked("a", "b"))
+    journal.record("1/teach", asking=asked("a", "b"))
     later = again(journal)
     assert later.recall("a") is None and later.spent() == Cost()
-    later.asking("1/teach", asked("a", "b"))
-    later.answered("1/teach", told("a", "b"))
+    later.record("1/teach", asking=asked("a", "b"))
+    later.record("1/teach", replies=told("a", "b"))
     assert again(later).spent().calls == 2
 
 
 def test_an_entry_stands_on_disk_before_the_ask_is_made_and_before_its_answer_is_used(journal: Journal) -> None:
     path = journal.root / "asks/1-teach.jsonl"
-    journal.asking("1/teach", asked("a"))
+    journal.record("1/teach", asking=asked("a"))
     assert b'["ask","1/teach","a"' in path.read_bytes()
-    journal.answered("1/teach", told("a"))
+    journal.record("1/teach", replies=told("a"))
     assert b'["reply","1/teach","a"' in path.read_bytes()
 
 
@@ -253,8 +254,8 @@ def lines(journal: Journal) -> bytes:
 
 def test_wherever_a_kill_tears_the_file_nothing_is_lost_but_the_torn_line(journal: Journal) -> None:
     for key in "ab":
-        journal.asking("1/teach", asked(key))
-        journal.answered("1/teach", told(key))
+        journal.record("1/teach", asking=asked(key))
+        journal.record("1/teach", replies=told(key))
     whole = lines(journal)
     ends = {key: whole.index(b"\n", whole.index(b'"%s","reply' % key.encode())) + 1 for key in "ab"}
     for cut in range(len(whole) + 1):
@@ -263,8 +264,8 @@ def test_wherever_a_kill_tears_the_file_nothing_is_lost_but_the_torn_line(journa
         kept = [key for key in "ab" if journal.recall(key)]
         assert kept == [key for key, end in ends.items() if end <= cut]
         missing = [key for key in "ab" if key not in kept]
-        journal.asking("1/teach", asked(*missing))
-        journal.answered("1/teach", told(*missing))
+        journal.record("1/teach", asking=asked(*missing))
+        journal.record("1/teach", replies=told(*missing))
         journal = again(journal)
         assert journal.spent("1/teach") == Cost(calls=2, tokens_in=20, tokens_out=2), f"torn after {cut} bytes"
         assert {e.step for e in read_asks(journal.root / "asks/1-teach.jsonl")} == {"1/teach"}
@@ -272,8 +273,8 @@ def test_wherever_a_kill_tears_the_file_nothing_is_lost_but_the_torn_line(journa
 
 def test_a_finished_step_keeps_its_asks_in_one_file_for_other_programs(journal: Journal) -> None:
     def teach() -> int:
-        journal.asking("1/teach", asked("b", "a"))
-        journal.answered("1/teach", told("a", "b"))
+        journal.record("1/teach", asking=asked("b", "a"))
+        journal.record("1/teach", replies=told("a", "b"))
         return 0
 
     journal.step("1/teach", teach)
@@ -310,28 +311,28 @@ def test_calls_without_an_answer_are_counted_apart_and_answer_nothing(journal: J
 
 
 def test_a_kill_between_compacting_and_unlinking_counts_nothing_twice(journal: Journal) -> None:
-    journal.asking("1/teach", asked("a"))
-    journal.answered("1/teach", told("a"))
-    journal.reused("1/teach", [("z", "teacher", "i")])
+    journal.record("1/teach", asking=asked("a"))
+    journal.record("1/teach", replies=told("a"))
+    journal.record("1/teach", reused=[("z", "teacher", "i")])
     both = lines(journal)
     journal.asks.compact("1/teach")
     (journal.root / "asks/1-teach.jsonl").write_bytes(both)
     later = again(journal)
     assert later.spent() == Cost(calls=1, tokens_in=10, tokens_out=1, reused=1)
-    later.asking("1/teach", asked("b"))
-    later.answered("1/teach", told("b"))
+    later.record("1/teach", asking=asked("b"))
+    later.record("1/teach", replies=told("b"))
     later.asks.compact("1/teach")
     later = again(later)
-    later.asking("1/teach", asked("c"))  # the kill came before the step itself was committed
-    later.answered("1/teach", told("c"))
+    later.record("1/teach", asking=asked("c"))  # the kill came before the step itself was committed
+    later.record("1/teach", replies=told("c"))
     later.asks.compact("1/teach")
     assert again(later).spent() == Cost(calls=3, tokens_in=30, tokens_out=3, reused=1)
 
 
 def test_costs_are_kept_by_step_and_by_member(journal: Journal) -> None:
     for step, member, key in (("1/teach", "teacher", "a"), ("1/teach", "student", "b"), ("11/teach", "teacher", "c")):
-        journal.asking(step, asked(key, member=member))
-        journal.answered(step, told(key))
+        journal.record(step, asking=asked(key, member=member))
+        journal.record(step, replies=told(key))
     for ledger in (journal, again(journal)):
         assert ledger.spent().calls == 2, "the student's own tries cost the teacher nothing"
         assert ledger.spent("1/").calls == 1 and ledger.spent("11/").calls == 1 and ledger.spent("2/") == Cost()
@@ -340,11 +341,22 @@ def test_costs_are_kept_by_step_and_by_member(journal: Journal) -> None:
 
 def test_what_was_reused_is_counted_apart_and_once(journal: Journal) -> None:
     for _ in range(2):  # a resumed shard asks its journal the same again
-        journal.reused("2/teach", [("a", "teacher", "i"), ("a", "teacher", "j"), ("a", "teacher", "i")])
+        journal.record("2/teach", reused=[("a", "teacher", "i"), ("a", "teacher", "j"), ("a", "teacher", "i")])
         journal = again(journal)
     assert journal.spent("2/") == Cost(reused=2)
     assert journal.recall("a") is None
     assert (journal.root / "asks/2-teach.jsonl").read_text().count('"reuse"') == 2
+
+
+def test_a_folder_that_was_let_go_is_not_written_to_by_who_is_late(journal: Journal) -> None:
+    """A thread that was busy when the run was paused; another process may be at work there by now."""
+    journal.record("1/teach", asking=asked("a"))
+    before = (journal.root / "asks/1-teach.jsonl").read_bytes()
+    journal.release()
+    for late in ({"replies": told("a")}, {"asking": asked("b")}):
+        with pytest.raises(Left):
+            journal.record("1/teach", **late)
+    assert (journal.root / "asks/1-teach.jsonl").read_bytes() == before
 
 
 # ---- notes

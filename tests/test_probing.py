@@ -1,7 +1,6 @@
 """A probe asks about a few real cases and says what the whole run would take."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,10 @@ from tutorloop.loops.launch import launch
 from tutorloop.loops.plan import plan
 from tutorloop.policies.rounds import Report
 from tutorloop.tests.policies_for_tests import once, small
-from tutorloop.tests.provider import Provider, running
+from tutorloop.tests.provider import Provider
 
 PRICE = {"input": 0.25, "output": 2.0}
 ONCE = f"{once.__file__}:METHOD"
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with running() as found:
-        yield found
 
 
 def experiment(folder: Path, provider: Provider, **changes: Any) -> dict[str, Any]:

@@ -162,8 +162,8 @@ def test_what_a_step_or_a_model_said_is_known_as_it_would_be_read_back(
         journal = Journal.open(tmp_path / "run")
         assert journal.step("1/say", said) == "401: $A_TEST_KEY is no valid key"
         if journal.recall("k") is None:
-            journal.asking("1/teach", {"k": Asked("teacher", "p1", said())})
-            journal.answered("1/teach", {"k": (said(), Cost())})
+            journal.record("1/teach", asking={"k": Asked("teacher", "p1", said())})
+            journal.record("1/teach", replies={"k": (said(), Cost())})
         assert journal.recall("k") == Recalled(reply="401: $A_TEST_KEY is no valid key", step="1/teach", item="p1")
         journal.release()
     assert leaks(tmp_path) == {}

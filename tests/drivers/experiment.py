@@ -68,11 +68,11 @@ class Killer(Tick):
 
     def plant(self) -> None:
         """Points within a step."""
-        asking, train = Book.asking, Cast.train
+        record, train = Book.record, Cast.train
 
-        def asked(book: Book, step: str, asks: Any) -> None:
-            asking(book, step, asks)
-            if self.kind == "asked" and step == self.name:
+        def asked(book: Book, step: str, **what: Any) -> None:
+            record(book, step, **what)
+            if self.kind == "asked" and step == self.name and what.get("asking"):
                 self.kill()
 
         def training(cast: Cast, job: Job) -> Trained:  # the journal reads what it returns from here
@@ -83,7 +83,7 @@ class Killer(Tick):
             return train(cast, job)
 
         swap: Callable[..., None] = setattr
-        swap(Book, "asking", asked)
+        swap(Book, "record", asked)
         swap(Cast, "train", training)
 
 
